@@ -1,0 +1,1 @@
+"""Many runs: search spaces, schedulers, trials and reports. Imports `trainjobs`, never the reverse."""
