@@ -1,0 +1,1 @@
+"""Where work runs: connecting to Ray, resources, storage. Never learns what it runs."""

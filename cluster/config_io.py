@@ -1,0 +1,299 @@
+"""Between YAML, plain dicts and the frozen config dataclasses. Whatever is unknown is an error.
+
+YAML is read by the 1.2 rules: `1e-3` is a number, `1:2`, `no` and `2026-11-21` are text. PyYAML's
+own 1.1 rules would turn the elastic request `1:2` into 62. A setting is named by its dotted path.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache, reduce
+from pathlib import Path, PurePath
+from types import NoneType
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from cluster.errors import ConfigError
+
+Config = TypeVar("Config")
+Tree = dict[str, Any]
+
+# YAML 1.2.2, section 10.3.2 "Tag Resolution" of the core schema, less octal numbers.
+_SCALARS = (
+    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
+    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("tag:yaml.org,2002:int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    (
+        "tag:yaml.org,2002:float",
+        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
+        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+0123456789.",
+    ),
+    ("tag:yaml.org,2002:merge", r"<<", "<"),
+)
+_RESOLVERS: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
+for _tag, _pattern, _first in _SCALARS:
+    for _char in _first.replace("\0", ""):
+        _RESOLVERS.setdefault(_char, []).append((_tag, re.compile(rf"(?:{_pattern})$")))
+_RESOLVERS[""] = [("tag:yaml.org,2002:null", re.compile("$"))]  # PyYAML's key for an empty value
+
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    NoneType: "null",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe; YAML 1.2 scalars; a key that stands twice is an error."""
+
+    yaml_implicit_resolvers = _RESOLVERS
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    reason = f"key {key.value!r} stands twice, first in line {lines[key.value]}"
+                    raise yaml.MarkedYAMLError(problem=reason, problem_mark=key.start_mark)
+                lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes exactly the text that `_Loader` would read as something else."""
+
+    yaml_implicit_resolvers = _RESOLVERS
+
+
+def load_yaml(path: str | Path) -> Tree:
+    """Read one YAML mapping.
+
+    Args:
+        path: A local file. An empty file is an empty mapping.
+
+    Raises:
+        ConfigError: Not readable, not YAML, not a mapping, or a key stands twice; names the line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file (looked for {Path(path).absolute()})") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Tree:
+    """A YAML mapping in a text that came from `source`; as `load_yaml`."""
+    try:
+        data = yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{source}, line {mark.line + 1}" if mark else source
+        raise ConfigError(f"{place}: {error.problem or 'not YAML'}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: not YAML: {error}") from error
+    if data is None:
+        return {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"{source}: must hold `key: value` lines, got a {type(data).__name__}")
+    return data
+
+
+def from_dict(cls: type[Config], data: Mapping[str, Any], source: str = "") -> Config:
+    """Build a config dataclass from nested plain values.
+
+    Args:
+        cls: A dataclass; its sections are dataclasses as well. What is missing takes its default.
+        data: Nested mapping of sections and values.
+        source: Where `data` came from, named in front of errors.
+
+    Raises:
+        ConfigError: Unknown settings and values of a wrong type, one line each; or what the
+            dataclasses themselves find wrong, as they raised it.
+    """
+    problems: list[str] = []
+    checked = _check_tree(cls, data, "", problems)
+    if problems:
+        raise ConfigError("\n".join(f"{source}: {line}" if source else line for line in problems))
+    config: Config = _build(cls, checked)
+    return config
+
+
+def to_dict(config: object) -> Tree:
+    """Nested plain values of a config: dicts, lists, numbers, text, None."""
+    plain = _plain(config)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def dump_yaml(config: object) -> str:
+    """A config (or a tree of plain values) as YAML that `load_yaml` and `from_dict` turn back into it."""
+    return yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+
+
+def leaf_paths(cls: Any) -> dict[str, Any]:
+    """Dotted path -> type of every setting below a config dataclass, in order of declaration."""
+    leaves: dict[str, Any] = {}
+    for name, hint in _fields(cls).items():
+        if dataclasses.is_dataclass(hint):
+            below = leaf_paths(hint)
+            leaves |= {f"{name}.{path}": leaf for path, leaf in below.items()}
+        else:
+            leaves[name] = hint
+    return leaves
+
+
+def value_at(config: object, path: str) -> Any:
+    """Value of one setting.
+
+    Raises:
+        ConfigError: There is no such setting.
+    """
+    _check_path(type(config), path)
+    return reduce(getattr, path.split("."), config)
+
+
+def replace_at(config: Config, path: str, value: object) -> Config:
+    """A copy with one setting changed, checked as if it had been read.
+
+    Raises:
+        ConfigError: There is no such setting, or its value is of a wrong type or not allowed.
+    """
+    _check_path(type(config), path)
+    head, *rest = reversed(path.split("."))
+    overrides: Tree = reduce(lambda below, name: {name: below}, rest, {head: value})
+    return merge(config, overrides)
+
+
+def merge(base: Config, overrides: Mapping[str, Any], source: str = "") -> Config:
+    """A copy of a config with the settings of a partial tree laid over it.
+
+    Raises:
+        ConfigError: As `from_dict`.
+    """
+    return from_dict(type(base), _merged(to_dict(base), overrides, type(base)), source)
+
+
+def unknown_name(name: str, known: Iterable[str]) -> str:
+    """The end of an "unknown" message: the closest of the known names, or all if few."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"known: {', '.join(known)}" if len(known) <= 30 else "see --help"
+
+
+@cache
+def _fields(cls: Any) -> dict[str, Any]:
+    hints = get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+
+
+@cache
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint)
+
+
+def _check_path(cls: type, path: str) -> None:
+    leaves = leaf_paths(cls)
+    if path not in leaves:
+        raise ConfigError(f"unknown setting {path!r}: {_hint_for(path, leaves)}")
+
+
+def _hint_for(path: str, leaves: Iterable[str]) -> str:
+    """Prefer the same name in another section (`lr` -> `optim.lr`) to similar spelling."""
+    known = list(leaves)
+    same = [leaf for leaf in known if leaf.rpartition(".")[2] == path.rpartition(".")[2]]
+    return f"did you mean {' or '.join(same)}?" if same else unknown_name(path, known)
+
+
+def _check_tree(cls: Any, data: object, prefix: str, problems: list[str]) -> Tree:
+    """Checked keyword arguments of `cls`, nested as `cls` is; what is wrong goes to `problems`."""
+    if data is None:
+        return {}
+    if not isinstance(data, Mapping):
+        what = prefix.rstrip(".") or "a config"
+        problems.append(f"{what} must be a group of settings, got {data!r}")
+        return {}
+    fields, checked = _fields(cls), Tree()
+    for name, value in data.items():
+        path = f"{prefix}{name}"
+        if name not in fields:
+            problems.append(f"unknown setting {path!r}: {unknown_name(str(name), fields)}")
+        elif dataclasses.is_dataclass(fields[name]):
+            checked[name] = _check_tree(fields[name], value, f"{path}.", problems)
+        else:
+            try:
+                checked[name] = _check_leaf(fields[name], value)
+            except (ValidationError, TypeError, ValueError):
+                problems.append(f"{path} must be {_describe(fields[name])}, got {value!r}")
+    problems += [
+        f"{prefix}{field.name} is required: {_describe(fields[field.name])}"
+        for field in dataclasses.fields(cls)
+        if field.init
+        and field.name not in data
+        and field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+    ]
+    return checked
+
+
+def _check_leaf(hint: Any, value: object) -> Any:
+    """Strict: no number out of text, no number out of a bool. By JSON rules a list fills a tuple."""
+    return _adapter(hint).validate_json(json.dumps(_plain(value)), strict=True)
+
+
+def _build(cls: Any, checked: Tree) -> Any:
+    fields = _fields(cls)
+    values = {
+        name: _build(fields[name], value) if dataclasses.is_dataclass(fields[name]) else value
+        for name, value in checked.items()
+    }
+    return cls(**values)
+
+
+def _merged(base: Tree, overrides: Mapping[str, Any], cls: Any) -> Tree:
+    """Sections are laid over each other; a setting that is itself a mapping is replaced."""
+    fields, merged = _fields(cls), dict(base)
+    for name, value in overrides.items():
+        section = fields.get(name)
+        if dataclasses.is_dataclass(section) and isinstance(value, Mapping):
+            merged[name] = _merged(base[name], value, section)
+        elif not (dataclasses.is_dataclass(section) and value is None):
+            merged[name] = value
+    return merged
+
+
+def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, PurePath) else value
+
+
+def _describe(hint: Any) -> str:
+    """A type in words: `int | Literal["auto"]` is "a whole number or auto"."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint in _WORDS:
+        words = _WORDS[hint]
+    elif origin is Literal:
+        words = " or ".join(str(arg) for arg in args)
+    elif origin in (list, tuple, set, frozenset):
+        words = "a list"
+    elif origin is dict:
+        words = "a group of `key: value`"
+    else:
+        words = " or ".join(_describe(arg) for arg in args) or str(hint)
+    return words

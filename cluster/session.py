@@ -1,0 +1,285 @@
+"""The connection to Ray: attach to a cluster, or start one inside this process for one command.
+
+What is started here is stopped here; a cluster that was found stays as it was. An embedded cluster
+gets a random token of its own, because Ray's ports are open to the whole network.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private.utils import read_ray_address
+from ray.exceptions import AuthenticationError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cluster.config import ClusterConfig
+from cluster.environment import (
+    AUTH_VARIABLE,
+    TOKEN_VARIABLE,
+    authentication,
+    ray_settings,
+    variables,
+)
+from cluster.errors import ConfigError, ResourceError
+from cluster.resources import NodeInfo
+
+logger = logging.getLogger(__name__)
+
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+ANNOUNCE_AFTER_S = 2.0
+"""A wait longer than this is announced."""
+START_ATTEMPTS = 2
+"""Ray gives its node 30 s to start, which a busy laptop may miss."""
+
+# RFC 9113, section 3.4 "HTTP/2 Connection Preface": each side begins with a SETTINGS frame, whose
+# fourth byte is its type.
+_HTTP2_SETTINGS = b"\x04"
+_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _HTTP2_SETTINGS + b"\0" * 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Session:
+    """A connection to Ray."""
+
+    address: str
+    """Of the cluster's GCS, host:port."""
+    embedded: bool
+    """Whether the cluster was started by this process, and ends with the session."""
+    timeout_s: float
+
+    def nodes(self) -> list[NodeInfo]:
+        """The live nodes, in order of their host names."""
+        found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]  # Ray
+        nodes = [_node_info(node) for node in found if node["Alive"]]
+        return sorted(nodes, key=lambda node: (node.host, node.node_id))
+
+    def run_everywhere(self, function: Callable[..., Any], *args: object) -> dict[str, Any]:
+        """Call a function on every node that can hold a worker; on the driver's node right here.
+
+        Args:
+            function: Module-level, so that the nodes find it.
+            args: Its arguments.
+
+        Returns:
+            Host -> what the function returned there.
+
+        Raises:
+            ResourceError: A node did not answer in time, or died.
+        """
+        here = ray.get_runtime_context().get_node_id()
+        nodes = [node for node in self.nodes() if node.cpus or node.gpus or node.node_id == here]
+        calls = {
+            node.node_id: _call_on(node, function, args) for node in nodes if node.node_id != here
+        }
+        return {
+            _unique_name(node, nodes): self._result(node, calls[node.node_id])
+            if node.node_id in calls
+            else function(*args)
+            for node in nodes
+        }
+
+    def _result(self, node: NodeInfo, call: Any) -> Any:
+        try:
+            return ray.get(call, timeout=self.timeout_s)
+        except RayTaskError as error:
+            cause: Exception = error.as_instanceof_cause()  # type: ignore[no-untyped-call]  # Ray
+            raise cause from error
+        except RayError as error:
+            raise ResourceError(f"node {node.host} cannot run a check: {error}") from error
+
+
+@contextmanager
+def connect(config: ClusterConfig, log_level: str = "INFO") -> Iterator[Session]:
+    """Connect to Ray for the length of a command.
+
+    In a process that is connected already (a trial of a search), that connection is used and left.
+
+    Args:
+        config: Which cluster.
+        log_level: Level of the command; Ray's own messages appear from DEBUG on.
+
+    Raises:
+        ConfigError: The address is not one that a driver can use.
+        ResourceError: The cluster does not answer in time or refuses us, or none can be started.
+    """
+    ray_level = logging.INFO if log_level.upper() == "DEBUG" else logging.ERROR
+    with ExitStack() as stack:
+        stack.enter_context(ray_settings())
+        if ray.is_initialized():
+            yield _session(config, embedded=False)
+            return
+        address = _find_cluster(config)
+        stack.enter_context(authentication(embedded=address is None))
+        stack.callback(ray.shutdown)
+        with _signal_handlers_kept():
+            if address is None:
+                _start(stack, ray_level)
+            else:
+                _attach(address, ray_level)
+        logging.getLogger("ray").setLevel(ray_level)
+        yield _session(config, embedded=address is None)
+
+
+def _session(config: ClusterConfig, *, embedded: bool) -> Session:
+    address = ray.get_runtime_context().gcs_address
+    return Session(address=address, embedded=embedded, timeout_s=config.start_timeout_s)
+
+
+def _find_cluster(config: ClusterConfig) -> str | None:
+    """Address of the cluster to attach to, once it answers; None to start one."""
+    asked = config.address or os.environ.get(ADDRESS_VARIABLE) or None
+    if asked == "local":
+        return None
+    if asked in (None, "auto"):
+        # Left by `ray start`, not by embedded clusters: those belong to their commands.
+        found: str | None = read_ray_address()
+        if found and _answers(found):
+            return found
+        if asked == "auto":
+            raise ResourceError("no Ray runs on this machine; start one with `ray start --head`")
+        return None
+    host, _, port = asked.rpartition(":")
+    if "://" in asked or not host or not port.isdigit():
+        raise ConfigError(
+            f"the cluster's address (--address, {ADDRESS_VARIABLE}) must be host:port, auto or "
+            f"local, got {asked!r}. To run on a cluster from outside, use "
+            "`ray job submit --address http://host:8265 -- python -m ...`"
+        )
+    _wait_for(asked, config.start_timeout_s)
+    return asked
+
+
+def _wait_for(address: str, timeout_s: float) -> None:
+    started, announced = time.monotonic(), False
+    while not _answers(address):
+        waited = time.monotonic() - started
+        if waited >= timeout_s:
+            raise ResourceError(
+                f"no Ray cluster answers at {address} (waited {timeout_s:g} s). Check the address, "
+                "and `ray status` on the head node"
+            )
+        if waited >= ANNOUNCE_AFTER_S and not announced:
+            logger.info("waiting for the Ray cluster at %s, up to %g s", address, timeout_s)
+            announced = True
+        time.sleep(min(1.0, timeout_s - waited))
+
+
+def _answers(address: str) -> bool:
+    """Whether a gRPC server greets there. (`ray.init` tries other ports for minutes.)"""
+    host, _, port = address.rpartition(":")
+    with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), 2.0) as probe:
+        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
+            return True
+        probe.sendall(_HTTP2_PREFACE)
+        return probe.recv(4)[3:] == _HTTP2_SETTINGS
+    return False
+
+
+def _start(stack: ExitStack, ray_level: int) -> None:
+    settings = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
+    stack.enter_context(variables(settings))  # all ranks are on this host, whatever its name is
+    logger.info("starting Ray on this machine")
+    for attempt in range(1, START_ATTEMPTS + 1):
+        before = _child_processes()
+        try:
+            ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=ray_level)
+            return
+        except Exception as error:  # what Ray raises when its node is late
+            for pid in _child_processes() - before:
+                os.kill(pid, signal.SIGKILL)
+            if attempt == START_ATTEMPTS:
+                raise ResourceError(
+                    f"Ray could not be started on this machine: {error} Its logs are in "
+                    "/tmp/ray/session_latest/logs"
+                ) from error
+            logger.warning("Ray did not start (%s); trying once more", error)
+
+
+def _child_processes() -> set[int]:
+    lists = Path("/proc/self/task").glob("*/children")  # Linux; none elsewhere
+    return {int(pid) for children in lists for pid in children.read_text().split()}
+
+
+def _attach(address: str, ray_level: int) -> None:
+    logger.info("connecting to the Ray cluster at %s", address)
+    # The port answers, so few attempts tell whether Ray does; its native client logs each one.
+    quick = {"RAY_gcs_server_port_wait_time_s": "5", "RAY_BACKEND_LOG_LEVEL": "error"}
+    try:
+        with variables(quick):
+            ray.init(
+                address,
+                log_to_driver=False,
+                logging_level=ray_level,
+                runtime_env=_runtime_env(address),
+            )
+    except AuthenticationError as error:
+        raise ResourceError(_refused(address)) from error
+    except (RayError, RuntimeError, OSError, ValueError) as error:
+        causes = f"{error} {error.__cause__}"
+        if "AuthenticationError" in causes:
+            raise ResourceError(_refused(address)) from error
+        if "No node info found" in causes:
+            raise ResourceError(
+                f"the Ray cluster at {address} has no node on this host, and a driver needs one: "
+                "use `ray job submit`, or `ray start --address` here first"
+            ) from error
+        raise ResourceError(f"cannot connect to the Ray cluster at {address}: {error}") from error
+
+
+def _refused(address: str) -> str:
+    return (
+        f"the Ray cluster at {address} wants an authentication token that this process does not "
+        f"have: set {AUTH_VARIABLE}=token and {TOKEN_VARIABLE} (or RAY_AUTH_TOKEN_PATH)"
+    )
+
+
+def _runtime_env(address: str) -> dict[str, Any] | None:
+    """Tells the processes of the run where they run: Ray Train's cleaner of placement groups asks."""
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+    if ADDRESS_VARIABLE in ((job.get("runtime_env") or {}).get("env_vars") or {}):
+        return None  # Ray refuses a variable that the job sets as well
+    return {"env_vars": {ADDRESS_VARIABLE: address}}
+
+
+@contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """`ray.init` replaces the handler of SIGTERM; put back one that this process has installed."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
+
+
+def _call_on(node: NodeInfo, function: Callable[..., Any], args: tuple[object, ...]) -> Any:
+    strategy = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+    task: Any = ray.remote(function)
+    return task.options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(*args)
+
+
+def _unique_name(node: NodeInfo, nodes: list[NodeInfo]) -> str:
+    twins = sum(other.host == node.host for other in nodes) > 1
+    return f"{node.host} ({node.node_id[:8]})" if twins else node.host
+
+
+def _node_info(node: Mapping[str, Any]) -> NodeInfo:
+    amounts: dict[str, float] = node["Resources"]
+    types = [name.partition(":")[2] for name in amounts if name.startswith("accelerator_type:")]
+    return NodeInfo(
+        host=node["NodeManagerHostname"],
+        cpus=amounts.get("CPU", 0.0),
+        gpus=amounts.get("GPU", 0.0),
+        memory_bytes=int(amounts.get("memory", 0)),
+        accelerator_type=types[0] if types else None,
+        node_id=node["NodeID"],
+    )
