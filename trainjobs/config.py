@@ -1,0 +1,256 @@
+"""Everything that can be set about a training run: frozen, checked once, documented here.
+
+`python -m trainjobs.yolo --help` prints this file. A field's path (`optim.lr`) is its key in YAML,
+on the command line and in a search space.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from cluster.config import ResourceRequest
+from cluster.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+def _check_range(path: str, value: float, low: float, high: float = float("inf")) -> None:
+    if not low <= value <= high:  # NaN fails too
+        wanted = f">= {low:g}" if high == float("inf") else f"in [{low:g}, {high:g}]"
+        raise ConfigError(f"{path} must be {wanted}, got {value}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Which images, at which size, read how."""
+
+    source: str | None = None
+    """A data.yaml, or the folder that holds one. Default: a dataset that the run generates."""
+    image_size: int = 640
+    """Side of the square training image in px; a multiple of the model's largest stride."""
+    loader_workers: int | Literal["auto"] = "auto"
+    """Data-loading threads per rank. `auto`: min(node CPUs / ranks on the node, 8), none for
+    a batch of one."""
+    max_bad_fraction: float = 0.05
+    """Largest fraction of unusable images in a split before the run stops (at least 10 images)."""
+    generated_images: int = 640
+    """Training images of the generated dataset."""
+
+    def __post_init__(self) -> None:
+        _check_range("data.image_size", self.image_size, 32)
+        if self.loader_workers != "auto":
+            _check_range("data.loader_workers", self.loader_workers, 0)
+        _check_range("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
+        _check_range("data.generated_images", self.generated_images, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AugmentConfig:
+    """Random changes to training images; each is keyed by (seed, epoch, position in the order)."""
+
+    mosaic: float = 1.0
+    """Probability that an image becomes a mosaic of four."""
+    close_mosaic: int = 10
+    """Final epochs without mosaic. 0: mosaic to the end."""
+    degrees: float = 0.0
+    """Largest rotation, in degrees either way."""
+    translate: float = 0.1
+    """Largest shift, as a fraction of the image side."""
+    scale: float = 0.5
+    """Zoom is drawn from [1 - scale, 1 + scale]."""
+    shear: float = 0.0
+    """Largest shear, in degrees either way."""
+    hsv_h: float = 0.015
+    """Largest relative change of hue."""
+    hsv_s: float = 0.7
+    """Largest relative change of saturation."""
+    hsv_v: float = 0.4
+    """Largest relative change of value (brightness)."""
+    flip_vertical: float = 0.0
+    """Probability of an upside-down flip."""
+    flip_horizontal: float = 0.5
+    """Probability of a left-right flip."""
+
+    def __post_init__(self) -> None:
+        for name in ("mosaic", "flip_vertical", "flip_horizontal", "hsv_h", "hsv_s", "hsv_v"):
+            _check_range(f"augment.{name}", getattr(self, name), 0, 1)
+        _check_range("augment.close_mosaic", self.close_mosaic, 0)
+        _check_range("augment.degrees", self.degrees, 0, 180)
+        _check_range("augment.translate", self.translate, 0, 0.9)
+        _check_range("augment.scale", self.scale, 0, 0.99)
+        _check_range("augment.shear", self.shear, 0, 60)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Which network, and the weights it starts from."""
+
+    name: str = "yolov5s"
+    """yolov5n, s, m, l, x or yolov5n6, s6, m6, l6, x6."""
+    weights: str | None = None
+    """Weights to start from: a safetensors file of this service. Default: random."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossConfig:
+    """Weights of the loss terms and the rule that matches boxes to anchors."""
+
+    box: float = 0.05
+    """Gain of the box (CIoU) term."""
+    cls: float = 0.5
+    """Gain of the class term; scaled by classes / 80."""
+    obj: float = 1.0
+    """Gain of the objectness term; scaled by (image_size / 640)^2."""
+    anchor_threshold: float = 4.0
+    """A box matches an anchor if neither side differs by this factor or more."""
+    label_smoothing: float = 0.0
+    """Class targets become 1 - e/2 and e/2."""
+
+    def __post_init__(self) -> None:
+        for name in ("box", "cls", "obj"):
+            _check_range(f"loss.{name}", getattr(self, name), 0)
+        _check_range("loss.anchor_threshold", self.anchor_threshold, 1)
+        _check_range("loss.label_smoothing", self.label_smoothing, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """Optimizer, learning rate, and how many images one optimizer step sees."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """sgd is Nesterov; adam and adamw use betas (momentum, 0.999)."""
+    lr: float = 0.01
+    """Learning rate after warmup, for nominal_batch_size images per step."""
+    final_lr_fraction: float = 0.01
+    """Learning rate at the end, as a fraction of lr."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Shape of the decay over epochs. (YOLOv5's "one_cycle" is the cosine.)"""
+    momentum: float = 0.937
+    """Momentum of SGD, first beta of Adam, after warmup."""
+    weight_decay: float = 0.0005
+    """For nominal_batch_size images per step; in force is weight_decay * images_per_step / 64.
+    Weights only: no bias, no BatchNorm."""
+    nominal_batch_size: int = 64
+    """Images per step that lr and weight_decay are given for."""
+    accumulate: int | Literal["auto"] = "auto"
+    """Micro-batches per rank and optimizer step. `auto`: as many as come nearest to
+    nominal_batch_size. Resolved to images_per_step at the first launch."""
+    images_per_step: int | None = None
+    """Images of one optimizer step; overrides accumulate. Kept over restarts and any number of
+    workers."""
+    lr_scaling: Literal["auto", "linear", "sqrt", "none"] = "auto"
+    """How the update follows images_per_step / 64. `auto`: linear for sgd, none for adam(w), as
+    YOLOv5 does implicitly."""
+    warmup_epochs: float = 3.0
+    """Epochs in which lr, momentum and images per step ramp up."""
+    warmup_min_images: int | None = None
+    """Warmup lasts at least this many images. Default: 100 forwards of the first launch."""
+    warmup_micro_batches: int | None = None
+    """Micro-batches of the first step; ramps to the full step. Default: the first launch's number
+    of workers."""
+    warmup_momentum: float = 0.8
+    """Momentum at the start of warmup."""
+    warmup_bias_lr: float = 0.1
+    """Learning rate of the biases at the start of warmup; the other groups start at 0."""
+    max_grad_norm: float = 10.0
+    """Clip on the norm of the step's summed gradient. It is a sum over images, so with more than
+    64 images per step it bites sooner. 0: no clipping."""
+    ema_decay: float = 0.9999
+    """Limit of the decay of the moving average of weights. 0: no averaging."""
+    ema_warmup_steps: int = 2000
+    """Time constant, in optimizer steps, with which the decay approaches ema_decay."""
+    precision: Precision = "auto"
+    """Arithmetic of forward and backward. `auto`: bf16 on GPUs that have it, fp16 with a gradient
+    scaler on older GPUs, fp32 on CPUs."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "warmup_bias_lr", "weight_decay", "warmup_epochs", "max_grad_norm"):
+            _check_range(f"optim.{name}", getattr(self, name), 0)
+        for name in ("final_lr_fraction", "ema_decay"):
+            _check_range(f"optim.{name}", getattr(self, name), 0, 1)
+        for name in ("momentum", "warmup_momentum"):
+            _check_range(f"optim.{name}", getattr(self, name), 0, 0.9999)
+        for name in ("nominal_batch_size", "ema_warmup_steps"):
+            _check_range(f"optim.{name}", getattr(self, name), 1)
+        for name in ("images_per_step", "warmup_min_images", "warmup_micro_batches"):
+            value = getattr(self, name)
+            if value is not None:
+                _check_range(f"optim.{name}", value, 0 if name == "warmup_min_images" else 1)
+        if self.accumulate != "auto":
+            _check_range("optim.accumulate", self.accumulate, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """When the validation split is measured, and how detections are selected."""
+
+    every_epochs: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    patience: int = 100
+    """Epochs without a better map50_95 after which the run stops. 0: never."""
+    confidence: float = 0.001
+    """Detections below this score are dropped."""
+    nms_iou: float = 0.6
+    """Of two boxes of one class that overlap by more than this IoU, the lower-scored is dropped."""
+    max_detections: int = 300
+    """Detections kept per image (COCO's figures use the best 100)."""
+
+    def __post_init__(self) -> None:
+        _check_range("eval.every_epochs", self.every_epochs, 1)
+        _check_range("eval.patience", self.patience, 0)
+        _check_range("eval.confidence", self.confidence, 0, 1)
+        _check_range("eval.nms_iou", self.nms_iou, 0, 1)
+        _check_range("eval.max_detections", self.max_detections, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """How often the whole training state is kept. The best and the newest checkpoint stay."""
+
+    every_epochs: int = 1
+    """Epochs between checkpoints; the last epoch always leaves one."""
+
+    def __post_init__(self) -> None:
+        _check_range("checkpoint.every_epochs", self.every_epochs, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackingConfig:
+    """Where MLflow records the run."""
+
+    uri: str | None = None
+    """MLflow server or store. Default: $MLFLOW_TRACKING_URI, else sqlite in the storage folder."""
+    experiment: str | None = None
+    """MLflow experiment. Default: the job's name (yolo)."""
+    timeout_s: float = 10.0
+    """Seconds a run waits for the tracking server before it starts without it."""
+
+    def __post_init__(self) -> None:
+        _check_range("tracking.timeout_s", self.timeout_s, 0.1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training run."""
+
+    epochs: int = 100
+    """Passes over the training split."""
+    batch_size_per_worker: int = 16
+    """Images in one forward on one worker: the micro-batch."""
+    seed: int = 0
+    """Fixes initial weights, order of images and augmentation."""
+    run_name: str | None = None
+    """Name of the run and of its folder. A name that stands resumes. Default: a new name."""
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    resources: ResourceRequest = field(default_factory=ResourceRequest)
+
+    def __post_init__(self) -> None:
+        _check_range("epochs", self.epochs, 1)
+        _check_range("batch_size_per_worker", self.batch_size_per_worker, 1)
+        _check_range("seed", self.seed, 0, 2**32 - 1)
