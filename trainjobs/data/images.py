@@ -1,0 +1,118 @@
+"""Image files to upright RGB arrays. What OpenCV cannot read whole, a truncated JPEG say, is an error.
+
+Everything that later sees pixels (training, evaluation, prediction) decodes here, so that EXIF
+orientation, gray, 16-bit and alpha images mean the same everywhere.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.errors import DatasetError
+
+RgbImage = NDArray[np.uint8]
+"""(H, W, 3) uint8, RGB, upright."""
+
+JPEG_REDUCTIONS = (8, 4, 2)
+"""Factors by which a JPEG can be shrunk while it is decoded (libjpeg's scaled inverse DCT)."""
+
+# OpenCV's own log lines on stderr would repeat, without a file name, what our errors say.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+
+_FULL = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH
+_REDUCED = {
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+_JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+def read_image(path: Path, reduce: int = 1) -> RgbImage:
+    """Read and decode one file; see `decode_image`.
+
+    Raises:
+        DatasetError: The file cannot be read or decoded; names it.
+    """
+    return decode_image(_read_bytes(path), str(path), reduce)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Upright height and width of a file that decodes without fault.
+
+    All of the file is read and decoded, a JPEG at an eighth of its size, which costs half.
+
+    Raises:
+        DatasetError: The file cannot be read or decoded; names it.
+    """
+    data = _read_bytes(path)
+    stored = _jpeg_size(data)
+    if stored is None:
+        return decode_image(data, str(path)).shape[:2]
+    small = decode_image(data, str(path), reduce=8).shape[:2]
+    expected = _reduced_side(stored[0]), _reduced_side(stored[1])
+    if expected[0] == expected[1]:  # the small one does not show whether EXIF turns the image
+        return decode_image(data, str(path)).shape[:2]
+    return stored if small == expected else (stored[1], stored[0])
+
+
+def decode_image(data: bytes, name: str, reduce: int = 1) -> RgbImage:
+    """Decode an image file's bytes.
+
+    Gray becomes three equal channels, 16-bit values are divided by 257, alpha is dropped, and the
+    EXIF orientation is applied.
+
+    Args:
+        data: The whole file.
+        name: What errors call it.
+        reduce: 1, 2, 4 or 8. A JPEG comes out at ceil(side / reduce); other formats full size.
+
+    Raises:
+        DatasetError: Empty, truncated, not an image, or neither 8 nor 16 bits a channel.
+    """
+    if not data:
+        raise DatasetError(name, "the file is empty (0 bytes)")
+    flags = _REDUCED[reduce] if reduce > 1 and data.startswith(_JPEG_MAGIC) else _FULL
+    try:
+        pixels: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise DatasetError(name, f"not readable as an image ({error.err})") from error
+    if pixels is None:
+        raise DatasetError(name, "damaged, truncated or not an image")
+    if pixels.dtype == np.uint16:
+        return np.rint(pixels / np.float32(257)).astype(np.uint8)
+    if pixels.dtype != np.uint8:
+        raise DatasetError(name, f"has {pixels.dtype} channels; 8 or 16 bit integers are read")
+    return pixels
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(str(path), error.strerror or os.strerror(error.errno or 0)) from error
+
+
+def _reduced_side(side: int) -> int:
+    return -(-side // 8)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Height and width as stored in a JPEG's frame header; None if this is not a plain JPEG.
+
+    Source: ITU-T T.81, section B.2: segments of marker and length up to SOF0 .. SOF15.
+    """
+    if not data.startswith(_JPEG_MAGIC):
+        return None
+    at = 2
+    while at + 9 <= len(data) and data[at] == 0xFF:
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
+            return int.from_bytes(height, "big"), int.from_bytes(width, "big")
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return None

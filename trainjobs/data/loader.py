@@ -1,0 +1,177 @@
+"""Split + order + augmentation -> batches. Images are uint8 until they are on the device.
+
+A `Batch` is a dict of tensors because `ray.train.torch.prepare_data_loader` moves dicts to the device:
+`images` (B, 3, H, W) uint8 and `targets` (N, 6) float32 [image in batch, class, cx, cy, w, h], boxes
+normalized to the image.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, IterableDataset
+
+from trainjobs.config import AugmentConfig
+from trainjobs.data.augment import execute, plan_letterbox
+from trainjobs.data.mosaic import plan_training_sample
+from trainjobs.data.sampler import SampleRef
+from trainjobs.data.schema import Split
+from trainjobs.step_plan import Step, StepPlan
+from trainjobs.task import Batch, MicroBatch
+
+Sample = tuple[NDArray[np.uint8], NDArray[np.float32]]
+MAX_LOADER_WORKERS = 8
+"""Upper end of `auto`, as in YOLOv5."""
+PREFETCH_PER_WORKER = 2
+"""Batches each loading thread works ahead."""
+
+
+class Samples(Protocol):
+    """Images with labels, made on demand."""
+
+    def __getitem__(self, reference: Any) -> Sample:
+        """The image (H, W, 3) uint8 and its labels (n, 5) [class, cx, cy, w, h] normalized."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSamples:
+    """Augmented training images, addressed by their place in the order."""
+
+    split: Split
+    augment: AugmentConfig
+    image_size: int
+    seed: int
+    epochs: int
+
+    def __getitem__(self, ref: SampleRef) -> Sample:
+        """Image (S, S, 3) uint8 and its labels (n, 5) [class, cx, cy, w, h] normalized."""
+        plan = plan_training_sample(
+            seed=self.seed,
+            epoch=ref.epoch,
+            position=ref.position,
+            index=ref.image,
+            sizes=self.split.sizes,
+            image_size=self.image_size,
+            config=self.augment,
+            mosaic=ref.epoch < self.epochs - self.augment.close_mosaic,
+        )
+        return execute(plan, self.split)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSamples:
+    """Letterboxed images, addressed by (index, height, width of the batch)."""
+
+    split: Split
+    image_size: int
+
+    def __getitem__(self, ref: tuple[int, int, int]) -> Sample:
+        """Image (H, W, 3) uint8 and its labels (n, 5) [class, cx, cy, w, h] normalized."""
+        index, height, width = ref
+        source_height, source_width = self.split.sizes[index].tolist()
+        plan = plan_letterbox(
+            index,
+            source_height,
+            source_width,
+            image_size=self.image_size,
+            out_height=height,
+            out_width=width,
+        )
+        return execute(plan, self.split)
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Samples of one shape -> a batch."""
+    images = np.ascontiguousarray(np.stack([image for image, _ in samples]).transpose(0, 3, 1, 2))
+    rows = [np.insert(labels, 0, i, axis=1) for i, (_, labels) in enumerate(samples)]
+    targets = np.concatenate(rows).astype(np.float32, copy=False)
+    return {"images": torch.from_numpy(images), "targets": torch.from_numpy(targets)}
+
+
+def resolve_loader_workers(
+    asked: int | str, *, node_cpus: float, ranks_on_node: int, batch_size: int
+) -> int:
+    """Loading threads of one rank; `auto` shares the node's CPUs out among its ranks."""
+    if isinstance(asked, int):
+        return asked
+    if batch_size == 1:
+        return 0
+    return min(int(node_cpus // ranks_on_node), MAX_LOADER_WORKERS)
+
+
+class BatchStream(IterableDataset[Batch]):
+    """Builds batches ahead of their use, in order, in threads.
+
+    Threads, not processes: decoding and warping release the GIL, a process costs seconds and 300 MB
+    of imports at every start, and forking a Ray worker would copy the locks of its gRPC threads.
+    """
+
+    def __init__(self, samples: Samples, batches: Iterable[list[Any]], workers: int) -> None:
+        self.samples, self.batches, self.workers = samples, batches, workers
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the batches; an error while building one is raised in its place."""
+        if self.workers == 0:
+            yield from map(self._build, self.batches)
+            return
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
+        pending: deque[Future[Batch]] = deque()
+        try:
+            for references in self.batches:
+                pending.append(pool.submit(self._build, references))
+                if len(pending) > self.workers * PREFETCH_PER_WORKER:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _build(self, references: list[Any]) -> Batch:
+        return collate([self.samples[reference] for reference in references])
+
+
+def build_loader(
+    samples: Samples, batches: Iterable[list[Any]], *, workers: int, pin_memory: bool
+) -> "DataLoader[Batch]":
+    """A DataLoader over `batches`, lists of references into `samples`."""
+    cv2.setNumThreads(0)  # one image a thread scales better than threads within an image
+    stream = BatchStream(samples, batches, workers)
+    return DataLoader(stream, batch_size=None, pin_memory=pin_memory)
+
+
+class TrainingLoader:
+    """Deals this rank's prefetched micro-batches out, step by step."""
+
+    def __init__(
+        self, batches: Iterable[Batch], *, plan: StepPlan, rank: int, dummy: Batch
+    ) -> None:
+        self.stream = iter(batches)
+        self.plan, self.rank, self.dummy = plan, rank, dummy
+
+    def mine(self, step: Step) -> Iterator[MicroBatch]:
+        """This rank's micro-batches of `step`; a dummy that counts nothing if it has none.
+
+        A rank without work must run a forward and backward all the same, or DDP waits for ever.
+        """
+        numbers = self.plan.mine(step, self.rank)
+        if not numbers:
+            yield MicroBatch(self.dummy["images"], self.dummy["targets"], 0, is_my_last=True)
+        for number in numbers:
+            batch = next(self.stream)
+            images = batch["images"]
+            if len(images) != step.sizes[number]:
+                raise AssertionError("the loader's stream is out of step with the plan")
+            yield MicroBatch(images, batch["targets"], len(images), number == numbers[-1])
+
+
+def gray_batch(side: int, device: torch.device) -> Batch:
+    """Two gray images without a box: BatchNorm needs more than one value a channel."""
+    images = torch.full((2, 3, side, side), 114, dtype=torch.uint8, device=device)
+    return {"images": images, "targets": torch.zeros(0, 6, device=device)}
