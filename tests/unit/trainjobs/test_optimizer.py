@@ -1,0 +1,128 @@
+"""Parameter groups, what a step does to weights, clipping (recipe, sections 2 and 4.2)."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW
+
+from trainjobs.config import OptimConfig
+from trainjobs.optim.optimizer import (
+    apply_settings,
+    build_optimizer,
+    clip_gradients,
+    parameter_groups,
+)
+from trainjobs.optim.schedule import Schedule, StepSettings
+from trainjobs.step_plan import Step
+
+NOMINAL = 64
+AFTER_WARMUP = Step(epoch=0, index=0, first_position=0, sizes=(1,), warmup_progress=1.0)
+
+
+def make_model() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)).double()
+
+
+def update(config: OptimConfig, images_per_step: int) -> Tensor:
+    """How one step at full lr changes the convolution, with a gradient of one per image everywhere."""
+    model = make_model()
+    weight = model[0].weight
+    before = weight.detach().clone()
+    optimizer = build_optimizer(model, config, images_per_step)
+    apply_settings(optimizer, Schedule(config, 10, images_per_step).at(AFTER_WARMUP))
+    weight.grad = torch.full_like(weight, float(images_per_step))
+    optimizer.step()
+    return weight.detach() - before
+
+
+def test_only_weights_of_convolutions_and_linear_layers_are_decayed() -> None:
+    model = make_model()
+    optimizer = build_optimizer(model, OptimConfig(), NOMINAL)
+    decayed = {
+        id(p) for g in optimizer.param_groups if g["weight_decay"] > 0 for p in g["params"]
+    }  # fmt: skip
+    assert decayed == {id(model[0].weight), id(model[2].weight)}
+
+
+def test_every_trainable_parameter_is_in_one_group() -> None:
+    model = make_model()
+    model[2].bias.requires_grad_(requires_grad=False)
+    groups = parameter_groups(model)
+    assert {role: len(found) for role, found in groups.items()} == {
+        "bias": 2,
+        "weight": 2,
+        "norm": 1,
+    }
+    found = [id(p) for group in groups.values() for p in group]
+    assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", SGD), ("adam", Adam), ("adamw", AdamW)])
+def test_optimizer_is_the_one_named(name: str, kind: type) -> None:
+    assert type(build_optimizer(make_model(), OptimConfig(name=name), NOMINAL)) is kind
+
+
+def test_sgd_is_nesterov_where_there_is_momentum() -> None:
+    for momentum, nesterov in ((0.9, True), (0.0, False)):
+        config = OptimConfig(momentum=momentum)
+        optimizer = build_optimizer(make_model(), config, NOMINAL)
+        assert {g["nesterov"] for g in optimizer.param_groups} == {nesterov}
+
+
+@settings(deadline=None, max_examples=20)
+@given(factor=st.integers(1, 8))
+@pytest.mark.parametrize(("rule", "power"), [("linear", 1), ("sqrt", 0.5), ("none", 0)])
+def test_an_sgd_update_scales_with_images_as_its_rule_says(
+    rule: str, power: float, factor: int
+) -> None:
+    # lr (G + decay w): gradient and decay grow together, so the update as a whole scales.
+    config = OptimConfig(name="sgd", lr_scaling=rule, weight_decay=0.1)
+    expected = update(config, NOMINAL) * factor**power
+    torch.testing.assert_close(update(config, NOMINAL * factor), expected)
+
+
+def test_an_adam_update_does_not_scale_with_images_unless_asked() -> None:
+    for rule, factor in (("auto", 1), ("sqrt", 2), ("linear", 4)):
+        config = OptimConfig(name="adam", lr_scaling=rule)
+        torch.testing.assert_close(update(config, 4 * NOMINAL), update(config, NOMINAL) * factor)
+
+
+def test_one_sgd_step_by_hand() -> None:
+    config = OptimConfig(lr=0.1, momentum=0.9, weight_decay=0.01)
+    weight = make_model()[0].weight.detach()
+    # Nesterov from rest: d + momentum d, with d = gradient + decay weight.
+    expected = -0.1 * (1 + 0.9) * (NOMINAL + 0.01 * weight)
+    torch.testing.assert_close(update(config, NOMINAL), expected)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_settings_reach_every_group(name: str) -> None:
+    optimizer = build_optimizer(make_model(), OptimConfig(name=name), NOMINAL)
+    apply_settings(optimizer, StepSettings(lr=0.1, bias_lr=0.2, momentum=0.7))
+    for group in optimizer.param_groups:
+        assert group["lr"] == (0.2 if group["role"] == "bias" else 0.1)
+        assert (group["betas"] if name == "adam" else group["momentum"]) == (
+            (0.7, 0.999) if name == "adam" else 0.7
+        )
+
+
+def parameter_with_gradient(*values: float) -> nn.Parameter:
+    parameter = nn.Parameter(torch.zeros(len(values)))
+    parameter.grad = torch.tensor(values)
+    return parameter
+
+
+def test_clipping_scales_a_long_gradient_down_and_returns_its_norm() -> None:
+    parameter = parameter_with_gradient(30.0, 40.0)
+    assert clip_gradients([parameter], 10.0).item() == 50
+    torch.testing.assert_close(parameter.grad, torch.tensor([6.0, 8.0]))
+
+
+@pytest.mark.parametrize("limit", [100.0, 0.0])
+def test_clipping_leaves_a_short_gradient_or_any_without_a_limit(limit: float) -> None:
+    parameter = parameter_with_gradient(30.0, 40.0)
+    assert clip_gradients([parameter], limit).item() == 50
+    assert parameter.grad.tolist() == [30, 40]

@@ -1,0 +1,115 @@
+"""The whole state of a run <-> a directory; and weights files, which hold tensors and nothing else."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from cluster.errors import CheckpointError
+
+FORMAT_VERSION = "1"
+TENSORS, STATE, MANIFEST = "training.pt", "state.json", "manifest.json"
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainState:
+    """Where a run stands, apart from its tensors. Equal on every rank between steps."""
+
+    epoch: int = 0
+    """Completed epochs."""
+    step: int = 0
+    """Completed steps of the current epoch."""
+    updates: int = 0
+    """Optimizer steps that changed the weights."""
+    skipped_in_a_row: int = 0
+    epoch_s: float = 0.0
+    """Seconds of training spent in the current epoch."""
+    loss_sums: list[float] = field(default_factory=list)
+    """Of the current epoch, if it was interrupted: loss terms summed over images, and the images."""
+    best: float | None = None
+    best_epoch: int | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    """A row of metrics.csv per completed epoch."""
+
+    def close_epoch(self, row: dict[str, float], key_metric: float | None) -> bool:
+        """Count an epoch as completed. Returns whether its weights are the best so far."""
+        self.epoch, self.step, self.epoch_s, self.loss_sums = self.epoch + 1, 0, 0.0, []
+        self.history.append(row)
+        is_best = key_metric is not None and (self.best is None or key_metric > self.best)
+        if is_best:
+            self.best, self.best_epoch = key_metric, self.epoch
+        return is_best
+
+
+def save_checkpoint(folder: Path, state: TrainState, tensors: Mapping[str, Any]) -> None:
+    """Write state, tensors and a manifest of their checksums into the empty `folder`.
+
+    The manifest comes last: a folder without one, or with one that disagrees, is not a checkpoint.
+    """
+    torch.save(dict(tensors), folder / TENSORS)
+    (folder / STATE).write_text(json.dumps({"format": FORMAT_VERSION, **asdict(state)}))
+    sums = {name: _checksum(folder / name) for name in (TENSORS, STATE)}
+    (folder / MANIFEST).write_text(json.dumps(sums))
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Raise `CheckpointError` unless every file of `folder` is there as it was written."""
+    try:
+        sums = json.loads((folder / MANIFEST).read_text())
+        damaged = [name for name in (TENSORS, STATE) if sums[name] != _checksum(folder / name)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(str(folder), f"incomplete checkpoint ({error})") from error
+    if damaged:
+        raise CheckpointError(str(folder), f"damaged checkpoint: {', '.join(damaged)} changed")
+
+
+def load_checkpoint(folder: Path, device: torch.device) -> tuple[TrainState, dict[str, Any]]:
+    """State and tensors of a checkpoint.
+
+    Raises:
+        CheckpointError: it is incomplete, damaged or of another format.
+    """
+    check_checkpoint(folder)
+    raw = json.loads((folder / STATE).read_text())
+    if (found := raw.pop("format", None)) != FORMAT_VERSION:
+        raise CheckpointError(str(folder), f"format {found}, this version reads {FORMAT_VERSION}")
+    # weights_only: plain containers and tensors, no code from the file is run.
+    return TrainState(**raw), torch.load(folder / TENSORS, map_location=device, weights_only=True)
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def encode_weights(model: nn.Module, header: Mapping[str, str]) -> bytes:
+    """A safetensors file of the model's state; `header` says what the model is."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    return save(tensors, metadata={"format_version": FORMAT_VERSION, **header})
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a weights file.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or no weights file of this service.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(str(path), f"not a readable safetensors file ({error})") from error
+    if header.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            str(path),
+            f"format_version {header.get('format_version')}, this version reads {FORMAT_VERSION}",
+        )
+    return tensors, header

@@ -1,0 +1,207 @@
+"""The training algorithm. No Ray, no MLflow, no question which rank this is.
+
+One optimizer step is described in docs/recipe.md: micro-batches are the unit of work, ranks take them
+in turn, gradients and BatchNorm statistics are combined over all of a step's micro-batches.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from cluster.errors import TrainingError
+from trainjobs.checkpoint import TrainState
+from trainjobs.data.loader import TrainingLoader
+from trainjobs.distributed import all_reduce_max, all_reduce_sum, gradient_sync, unwrapped
+from trainjobs.optim.batch_norm import StepStatistics
+from trainjobs.optim.ema import ModelEma
+from trainjobs.optim.optimizer import apply_settings, clip_gradients
+from trainjobs.optim.precision import Precision
+from trainjobs.optim.schedule import Schedule
+from trainjobs.step_plan import Step, StepPlan
+from trainjobs.task import Loss, Metrics, Task
+
+logger = logging.getLogger(__name__)
+
+MAX_SKIPPED_IN_A_ROW = 20
+"""Non-finite steps in a row that end a run. A GradScaler's start takes at most 16: 65,536 halved to 1."""
+
+Outcome = Literal["finished", "stopped", "interrupted"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """The parts of a run that the loop works with."""
+
+    task: Task
+    model: nn.Module
+    ema: ModelEma
+    optimizer: Optimizer
+    precision: Precision
+    batch_norm: StepStatistics
+    plan: StepPlan
+    schedule: Schedule
+    loader: TrainingLoader
+    state: TrainState
+    epochs: int
+    max_grad_norm: float
+    evaluate_every: int
+    patience: int
+    """Epochs without a better key metric after which training stops; 0: never."""
+
+    def tensors(self) -> dict[str, Any]:
+        """What a checkpoint holds besides the state."""
+        return {
+            "model": unwrapped(self.model).state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.precision.scaler.state_dict(),
+        }
+
+
+class Observer(Protocol):
+    """Who is told what happened. Every call is made on every rank."""
+
+    def stop_requested(self) -> bool:
+        """Whether somebody asked this rank to stop; one rank is enough."""
+        ...
+
+    def step_done(self, training: Training, step: Step, losses: "LossSums") -> None:
+        """An optimizer step was taken."""
+        ...
+
+    def epoch_done(self, training: Training, row: dict[str, float], *, is_best: bool) -> None:
+        """An epoch was trained and, where due, evaluated; `row` is its line of metrics.csv."""
+        ...
+
+    def interrupted(self, training: Training) -> None:
+        """Training stops within an epoch and is to go on from here."""
+        ...
+
+
+class LossSums:
+    """Loss terms summed over the images of an epoch, kept on the device."""
+
+    def __init__(self, num_parts: int, device: torch.device, start: list[float]) -> None:
+        self.sums = torch.zeros(num_parts + 1, dtype=torch.float64, device=device)
+        if start:
+            self.sums += torch.tensor(start, dtype=torch.float64, device=device)
+
+    def add(self, loss: Loss, num_images: int) -> None:
+        """Count one micro-batch."""
+        self.sums[:-1] += loss.parts * num_images
+        self.sums[-1] += num_images
+
+    def means(self) -> list[float]:
+        """Mean of each term over this rank's images."""
+        return (self.sums[:-1] / self.sums[-1].clamp(min=1)).tolist()
+
+
+def fit(training: Training, observer: Observer, device: torch.device) -> Outcome:
+    """Train from `training.state` to the end, or until patience or a request stops it."""
+    state, task = training.state, training.task
+    while state.epoch < training.epochs:
+        epoch = state.epoch
+        # An interrupted epoch's sums are those of all ranks, and they will be summed over ranks again.
+        share = [value / training.plan.world_size for value in state.loss_sums]
+        losses = LossSums(len(task.loss_names), device, share)
+        if not train_one_epoch(training, observer, losses):
+            state.loss_sums = all_reduce_sum(losses.sums).tolist()
+            observer.interrupted(training)
+            return "interrupted"
+        losses.sums = all_reduce_sum(losses.sums)
+        due = (epoch + 1) % training.evaluate_every == 0 or epoch + 1 == training.epochs
+        metrics = task.evaluate(training.ema.model) if due else {}
+        row = epoch_row(training, losses, metrics)
+        is_best = state.close_epoch(row, metrics.get(task.key_metric))
+        observer.epoch_done(training, row, is_best=is_best)
+        if 0 < training.patience <= state.epoch - (state.best_epoch or state.epoch):
+            return "stopped"
+    return "finished"
+
+
+def train_one_epoch(training: Training, observer: Observer, losses: LossSums) -> bool:
+    """Train the rest of the state's epoch. Returns False if a rank asked to stop on the way."""
+    model, plan, state = training.model, training.plan, training.state
+    started = time.perf_counter()
+    for step in plan.steps(state.epoch, start=state.step):
+        apply_settings(training.optimizer, training.schedule.at(step))
+        for micro in training.loader.mine(step):
+            with gradient_sync(model, enabled=micro.is_my_last):
+                with training.precision.autocast():
+                    loss = training.task.compute_loss(model, micro.images, micro.targets)
+                weight = plan.loss_weight(micro.num_images)
+                training.precision.backward(loss.total * weight)
+            training.batch_norm.add(micro.num_images)
+            losses.add(loss, micro.num_images)
+        stop = take_step(training, step, stop=observer.stop_requested())
+        state.step = step.index + 1
+        now = time.perf_counter()
+        state.epoch_s, started = state.epoch_s + now - started, now
+        observer.step_done(training, step, losses)
+        if stop:
+            return False
+    return True
+
+
+def take_step(training: Training, step: Step, *, stop: bool) -> bool:
+    """Update weights, BatchNorm and EMA from the step's gradients, unless these are not finite.
+
+    Returns:
+        Whether any rank wants to `stop`: ranks must agree, or some would wait for ever.
+
+    Raises:
+        TrainingError: too many steps in a row were not finite.
+    """
+    state = training.state
+    training.precision.unscale(training.optimizer)
+    norm = clip_gradients(training.model.parameters(), training.max_grad_norm)
+    skip, stop = agree(~norm.isfinite(), torch.full_like(norm, stop, dtype=torch.bool))
+    training.precision.step(training.optimizer, finite=not skip)
+    training.optimizer.zero_grad(set_to_none=True)
+    if skip:
+        training.batch_norm.discard()
+        state.skipped_in_a_row += 1
+        logger.warning(
+            "epoch %d, step %d: gradients are not finite; the step is skipped (%d in a row)",
+            step.epoch + 1, step.index + 1, state.skipped_in_a_row,
+        )  # fmt: skip
+        if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise TrainingError(
+                f"{state.skipped_in_a_row} steps in a row had gradients that are not finite "
+                f"(epoch {step.epoch + 1}): lower optim.lr, or set optim.precision to fp32"
+            )
+        return stop
+    state.skipped_in_a_row = 0
+    state.updates += 1
+    training.batch_norm.commit(len(step.sizes))
+    training.ema.update(state.updates)
+    return stop
+
+
+def agree(*flags: Tensor) -> tuple[bool, ...]:
+    """Each flag, true if it is true on any rank."""
+    together = all_reduce_max(torch.stack(flags).to(torch.uint8))
+    return tuple(bool(flag) for flag in together.tolist())
+
+
+def epoch_row(training: Training, losses: LossSums, metrics: Metrics) -> dict[str, float]:
+    """One line of metrics.csv."""
+    state, plan = training.state, training.plan
+    parts = losses.means()
+    lr = next(g["lr"] for g in training.optimizer.param_groups if g["role"] == "weight")
+    return {
+        "epoch": state.epoch + 1,
+        "optimizer_steps": state.updates,
+        "images_seen": (state.epoch + 1) * plan.num_images,
+        "lr": lr,
+        "train_loss": sum(parts),
+        **{f"train_{n}": p for n, p in zip(training.task.loss_names, parts, strict=True)},
+        **metrics,
+        "images_per_second": plan.num_images / max(state.epoch_s, 1e-9),
+        "epoch_s": state.epoch_s,
+    }

@@ -1,0 +1,124 @@
+"""How an epoch is cut into optimizer steps and micro-batches, and who computes which. Integers only.
+
+The micro-batch is the unit of work: its images, and so its loss and its BatchNorm statistics, do not
+depend on the number of ranks. Ranks take micro-batches in turn. Source: recipe, section 4.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cluster.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One optimizer step: consecutive images of the epoch's order, cut into micro-batches."""
+
+    epoch: int
+    """Counted from 0."""
+    index: int
+    """Of the step within its epoch, from 0."""
+    first_position: int
+    """Position, in the epoch's order, of the step's first image."""
+    sizes: tuple[int, ...]
+    """Images in each micro-batch."""
+    warmup_progress: float
+    """0 at the start of training, 1 from the end of warmup on; taken when the step ends."""
+
+    @property
+    def num_images(self) -> int:
+        """Images in this step."""
+        return sum(self.sizes)
+
+    def positions(self, micro_batch: int) -> range:
+        """Positions in the epoch's order that micro-batch number `micro_batch` covers."""
+        start = self.first_position + sum(self.sizes[:micro_batch])
+        return range(start, start + self.sizes[micro_batch])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepPlan:
+    """The cut of every epoch of a run. Depends on the world size in `loss_weight` and `mine` alone."""
+
+    num_images: int
+    """Images in the training split."""
+    images_per_step: int
+    batch_size_per_worker: int
+    warmup_images: int
+    """Images over which lr, momentum and the size of a step ramp up."""
+    warmup_micro_batches: int
+    """Micro-batches of the very first step; more than a full step has are cut to a full step."""
+    world_size: int
+
+    @property
+    def micro_batches_per_step(self) -> int:
+        """Micro-batches of a full step."""
+        return -(-self.images_per_step // self.batch_size_per_worker)
+
+    def loss_weight(self, num_images: int) -> float:
+        """Factor on one micro-batch's loss, so that the step's gradient is a sum over its images."""
+        # DDP averages gradients over ranks, hence world_size on top.
+        return float(self.world_size * num_images)
+
+    def mine(self, step: Step, rank: int) -> range:
+        """Numbers of the micro-batches of `step` that `rank` computes; may be empty."""
+        return range(rank, len(step.sizes), self.world_size)
+
+    def steps(self, epoch: int, start: int = 0) -> Iterator[Step]:
+        """The steps of an epoch in order, from step `start` on. Every image is in exactly one."""
+        position = index = 0
+        while position < self.num_images:
+            sizes = self._sizes(epoch * self.num_images + position, self.num_images - position)
+            end = position + sum(sizes)
+            if index >= start:
+                yield Step(
+                    epoch=epoch,
+                    index=index,
+                    first_position=position,
+                    sizes=sizes,
+                    warmup_progress=self._warmup_progress(epoch * self.num_images + end),
+                )
+            position, index = end, index + 1
+
+    def num_steps(self, epoch: int) -> int:
+        """Optimizer steps in an epoch; fewer images per step make it more during warmup."""
+        return sum(1 for _ in self.steps(epoch))
+
+    def _warmup_progress(self, images_seen: int) -> float:
+        return min(images_seen / self.warmup_images, 1.0) if self.warmup_images else 1.0
+
+    def _sizes(self, images_seen: int, remaining: int) -> tuple[int, ...]:
+        full = self.micro_batches_per_step
+        start = min(self.warmup_micro_batches, full)
+        count = max(1, round(start + (full - start) * self._warmup_progress(images_seen)))
+        wanted = min(count * self.batch_size_per_worker, self.images_per_step)
+        # An image left alone joins this step: BatchNorm over a single 1x1 map is not defined.
+        if remaining - wanted <= 1:
+            wanted = remaining
+        return _balanced(wanted, -(-wanted // self.batch_size_per_worker))
+
+
+def _balanced(total: int, parts: int) -> tuple[int, ...]:
+    """`total` in `parts` sizes that differ by at most one, larger ones first."""
+    small, larger = divmod(total, parts)
+    return (small + 1,) * larger + (small,) * (parts - larger)
+
+
+def resolve_images_per_step(
+    accumulate: int | str, *, batch_size_per_worker: int, world_size: int, nominal_batch_size: int
+) -> int:
+    """Images per optimizer step of a run that is launched for the first time.
+
+    Args:
+        accumulate: micro-batches per rank and step, or `auto`: as many as come nearest to
+            `nominal_batch_size` (YOLOv5's rule, max(1, round(64 / total batch))).
+
+    Raises:
+        ConfigError: `accumulate` is neither `auto` nor a positive integer.
+    """
+    per_forward = batch_size_per_worker * world_size
+    if accumulate == "auto":
+        return per_forward * max(1, round(nominal_batch_size / per_forward))
+    if not isinstance(accumulate, int) or accumulate < 1:
+        raise ConfigError(f"optim.accumulate must be auto or >= 1, got {accumulate!r}")
+    return per_forward * accumulate
