@@ -1,0 +1,199 @@
+"""Detection as a task of the loop: YOLOv5, its data, its loss and its evaluation."""
+
+import functools
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from cluster.errors import CheckpointError, ConfigError
+from trainjobs.checkpoint import load_weights
+from trainjobs.config import TrainConfig
+from trainjobs.data.augment import eval_shapes
+from trainjobs.data.loader import EvaluationSamples, TrainingSamples, build_loader, gray_batch
+from trainjobs.data.prepare import Prepared
+from trainjobs.data.schema import Split
+from trainjobs.detector.loss import LOSS_NAMES, DetectionLoss
+from trainjobs.detector.model import YOLOv5, build_yolov5, check_model_name, max_stride
+from trainjobs.detector.postprocess import decode, non_max_suppression
+from trainjobs.evaluation.evaluate import Evaluation, EvaluationBatch, evaluate_detector
+from trainjobs.evaluation.plots import draw_evaluation
+from trainjobs.task import Batch, Loss, Metrics, PrepareLoader
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankContext:
+    """What a task needs to know of the process it runs in."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    loader_workers: int
+    prepare_loader: PrepareLoader
+
+
+def check_model_config(config: TrainConfig) -> None:
+    """Raise ConfigError for an unknown model or an image size that is no multiple of its stride."""
+    check_model_name(config.model.name)
+    stride, size = max_stride(config.model.name), config.data.image_size
+    if size % stride:
+        nearest = max(stride, round(size / stride) * stride)
+        raise ConfigError(
+            f"data.image_size must be a multiple of {stride} (the largest stride of "
+            f"{config.model.name}), got {size}; the nearest is {nearest}"
+        )
+
+
+class DetectionTask:
+    """See `trainjobs.task.Task`."""
+
+    loss_names = LOSS_NAMES
+    key_metric = "map50_95"
+
+    def __init__(self, config: TrainConfig, data: Prepared, context: RankContext) -> None:
+        self.config, self.names, self.context = config, data.names, context
+        self.train: Split = data.open("train")
+        self.val: Split = data.open("val")
+        self.last: Evaluation | None = None
+
+    @property
+    def num_training_images(self) -> int:
+        """Images in the training split."""
+        return len(self.train)
+
+    def build_model(self) -> nn.Module:
+        """YOLOv5 from the run's seed, or from `model.weights`; equal on every rank."""
+        torch.manual_seed(self.config.seed)
+        model = build_yolov5(self.config.model.name, len(self.names))
+        if self.config.model.weights:
+            load_into(model, Path(self.config.model.weights))
+        self._loss = DetectionLoss(
+            model.anchors, len(self.names), self.config.data.image_size, self.config.loss
+        )
+        strides = torch.tensor(model.strides)[:, None, None]
+        self._anchors_px = (model.anchors * strides).tolist()
+        return model.to(memory_format=torch.channels_last)
+
+    def training_batches(self, batches: Iterable[list[Any]]) -> "DataLoader[Batch]":
+        """Augmented images by (epoch, position, image)."""
+        samples = TrainingSamples(
+            split=self.train,
+            augment=self.config.augment,
+            image_size=self.config.data.image_size,
+            seed=self.config.seed,
+            epochs=self.config.epochs,
+        )
+        return self._loader(samples, batches)
+
+    def dummy_batch(self) -> Batch:
+        """Gray images without boxes."""
+        return gray_batch(max_stride(self.config.model.name), self.context.device)
+
+    def compute_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Loss:
+        """Forward and loss of one micro-batch; `images` (B, 3, H, W) uint8."""
+        raw: list[Tensor] = model(_to_float(images))
+        return self._loss(raw, targets)
+
+    def evaluate(self, model: nn.Module) -> Metrics:
+        """COCO mAP, precision and recall of `model` on the validation split."""
+        detector = model.eval()
+        assert isinstance(detector, YOLOv5)
+        batches = self._validation_loader
+        self.last = evaluate_detector(
+            functools.partial(self._detect, detector),
+            batches,
+            self._my_validation,
+            self.val,
+            image_size=self.config.data.image_size,
+        )
+        return self.last.metrics
+
+    def draw_plots(self, folder: Path) -> None:
+        """Precision-recall, confusion matrix and labeled validation samples; rank 0 alone."""
+        if self.last is not None:
+            draw_evaluation(self.last, self.val, folder)
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        """The last evaluation's figures, for result.json."""
+        assert self.last is not None
+        return {"metrics": self.last.metrics, "metrics_yolov5": self.last.metrics_yolov5}
+
+    def weights_header(self) -> dict[str, str]:
+        """Model name, classes, image size and anchors (px), as JSON strings."""
+        return {
+            "model": self.config.model.name,
+            "classes": json.dumps(list(self.names)),
+            "image_size": str(self.config.data.image_size),
+            "anchors": json.dumps(self._anchors_px),
+        }
+
+    @functools.cached_property
+    def _my_validation(self) -> list[EvaluationBatch]:
+        batches = eval_shapes(
+            self.val.sizes,
+            self.config.data.image_size,
+            max_stride(self.config.model.name),
+            self.config.batch_size_per_worker,
+        )
+        return batches[self.context.rank :: self.context.world_size]
+
+    @functools.cached_property
+    def _validation_loader(self) -> Iterable[Batch]:
+        refs = [[(index, *shape) for index in indices] for indices, shape in self._my_validation]
+        samples = EvaluationSamples(split=self.val, image_size=self.config.data.image_size)
+        return self.context.prepare_loader(self._loader(samples, refs))
+
+    def _loader(self, samples: Any, batches: Any) -> "DataLoader[Batch]":
+        return build_loader(
+            samples,
+            batches,
+            workers=self.context.loader_workers,
+            pin_memory=self.context.device.type == "cuda",
+        )
+
+    @torch.inference_mode()
+    def _detect(self, model: YOLOv5, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) uint8 -> per image (K, 6) in px of the letterboxed image."""
+        predictions = decode(model(_to_float(images)), model.anchors, model.strides)
+        limits = self.config.eval
+        return non_max_suppression(
+            predictions,
+            confidence=limits.confidence,
+            nms_iou=limits.nms_iou,
+            max_detections=limits.max_detections,
+        )
+
+
+def _to_float(images: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 -> float32 in [0, 1], channels last."""
+    return images.to(memory_format=torch.channels_last).float() / 255
+
+
+def load_into(model: nn.Module, path: Path) -> None:
+    """Copy a weights file into `model`: all of it, or all but the outputs if classes differ.
+
+    Raises:
+        CheckpointError: the file is of another model.
+    """
+    tensors, header = load_weights(path)
+    wanted = model.state_dict()
+    fitting = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
+    foreign = {k for k in wanted if k not in fitting}
+    outputs = {k for k in wanted if ".m." in k and k.startswith(f"model.{len(model.model) - 1}.")}  # type: ignore[arg-type]  # a ModuleList
+    if foreign - outputs:
+        raise CheckpointError(
+            str(path), f"is of {header.get('model', 'another model')}, not of {model.name}"
+        )
+    if foreign:
+        logger.warning(
+            "%s has %s classes: its output layer is not used", path, header.get("classes")
+        )
+    model.load_state_dict(fitting, strict=False)

@@ -1,0 +1,1 @@
+"""Measuring a detector: COCO mAP, the YOLOv5-style figure, plots."""

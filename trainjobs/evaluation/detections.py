@@ -1,0 +1,89 @@
+"""What is in an image, what a detector found there, and how the two are paired.
+
+Everything here is numpy, in pixels of the original image: letterboxing is undone before.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating]
+Ints = NDArray[np.integer]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """The labeled objects of one image."""
+
+    image_id: int
+    height: int
+    """Of the original image, in px, upright."""
+    width: int
+    boxes_xyxy_px: Floats
+    """(N, 4)."""
+    classes: Ints
+    """(N,)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """What a detector found in one image."""
+
+    image_id: int
+    boxes_xyxy_px: Floats
+    """(K, 4)."""
+    scores: Floats
+    """(K,) confidence in [0, 1]."""
+    classes: Ints
+    """(K,)."""
+
+
+def pairwise_iou(first_xyxy_px: Floats, second_xyxy_px: Floats) -> NDArray[np.float64]:
+    """Intersection over union of every box with every other; 0 where both are empty.
+
+    Args:
+        first_xyxy_px: (N, 4).
+        second_xyxy_px: (K, 4).
+
+    Returns:
+        (N, K), in [0, 1].
+    """
+    first = first_xyxy_px.astype(np.float64).reshape(-1, 1, 4)
+    second = second_xyxy_px.astype(np.float64).reshape(1, -1, 4)
+    low = np.maximum(first[..., :2], second[..., :2])
+    high = np.minimum(first[..., 2:], second[..., 2:])
+    shared = np.prod(np.clip(high - low, 0, None), axis=-1)  # (N, K)
+    areas = [np.prod(boxes[..., 2:] - boxes[..., :2], axis=-1) for boxes in (first, second)]
+    union: NDArray[np.float64] = areas[0] + areas[1] - shared
+    iou: NDArray[np.float64] = np.divide(shared, union, out=np.zeros_like(union), where=union > 0)
+    return iou
+
+
+def match_by_iou(
+    iou: NDArray[np.float64], minimum: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Pair truths and detections one to one, best overlap first.
+
+    The pairs for a higher minimum are those of a lower one that reach it, so one call serves all
+    IoU thresholds.
+
+    Args:
+        iou: (N, K) overlap of truths and detections; columns in order of falling score, which
+            decides between equal overlaps.
+        minimum: pairs below this IoU (> 0) are not formed.
+
+    Returns:
+        (K,) index of each detection's truth or -1, and (K,) the pair's IoU or 0.
+    """
+    truth_of = np.full(iou.shape[1], -1, dtype=np.int64)
+    matched_iou = np.zeros(iou.shape[1], dtype=np.float64)
+    truths, found = np.nonzero(iou >= minimum)
+    overlaps = iou[truths, found]
+    taken = np.zeros(iou.shape[0], dtype=bool)
+    for pair in np.lexsort((found, -overlaps)):
+        truth, detection = truths[pair], found[pair]
+        if not taken[truth] and truth_of[detection] < 0:
+            taken[truth] = True
+            truth_of[detection], matched_iou[detection] = truth, overlaps[pair]
+    return truth_of, matched_iou

@@ -1,0 +1,114 @@
+"""A detector over a split: predictions back in original pixels, gathered over ranks, measured."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainjobs.boxes import cxcywh_to_xyxy
+from trainjobs.data.augment import plan_letterbox
+from trainjobs.data.schema import Split
+from trainjobs.distributed import broadcast_object, gather_lists
+from trainjobs.evaluation.coco import coco_map
+from trainjobs.evaluation.detections import Detections, Truth
+from trainjobs.evaluation.yolov5_map import Yolov5Metrics, yolov5_map
+from trainjobs.task import Batch
+
+EvaluationBatch = tuple[list[int], tuple[int, int]]
+"""Images of the split that share a forward, and the height and width they are letterboxed to."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """One measurement of a split. Rank 0 holds it all; the others hold the metrics alone."""
+
+    metrics: dict[str, float]
+    """map50_95 and map50 as COCO defines them; precision and recall at the best F1, IoU 0.5."""
+    metrics_yolov5: dict[str, float] = field(default_factory=dict)
+    """map50_95 and map50 as YOLOv5 reports them."""
+    truths: list[Truth] = field(default_factory=list)
+    detections: list[Detections] = field(default_factory=list)
+    curves: Yolov5Metrics | None = None
+
+
+def evaluate_detector(
+    detect: Callable[[Tensor], list[Tensor]],
+    batches: Iterable[Batch],
+    mine: Sequence[EvaluationBatch],
+    split: Split,
+    *,
+    image_size: int,
+) -> Evaluation:
+    """Measure a detector on a split that ranks share; every image counts once.
+
+    Args:
+        detect: images (B, 3, H, W) uint8 -> per image (K, 6) [x1, y1, x2, y2, score, class] in px
+            of the letterboxed image.
+        batches: this rank's images, in the order of `mine`.
+        mine: which images those are.
+    """
+    found: list[Detections] = []
+    for (indices, shape), batch in zip(mine, batches, strict=True):
+        for index, rows in zip(indices, detect(batch["images"]), strict=True):
+            size = split.sizes[index].tolist()
+            found.append(
+                original_detections(index, rows.cpu().numpy(), size, shape, image_size=image_size)
+            )
+    detections = gather_lists(found)
+    evaluation = Evaluation({})
+    if detections:  # rank 0 alone
+        evaluation = measure(split_truths(split), detections, len(split.names))
+    metrics, yolov5 = broadcast_object((evaluation.metrics, evaluation.metrics_yolov5))
+    return Evaluation(metrics, yolov5, evaluation.truths, evaluation.detections, evaluation.curves)
+
+
+def measure(truths: list[Truth], detections: list[Detections], num_classes: int) -> Evaluation:
+    """COCO's figures and YOLOv5's, from everything that was found."""
+    coco = coco_map(truths, detections, num_classes)
+    curves = yolov5_map(truths, detections, num_classes)
+    metrics = {
+        "map50_95": coco["map50_95"],
+        "map50": coco["map50"],
+        "precision": curves.precision,
+        "recall": curves.recall,
+    }
+    yolov5 = {"map50_95": curves.map50_95, "map50": curves.map50}
+    return Evaluation(metrics, yolov5, truths, detections, curves)
+
+
+def split_truths(split: Split) -> list[Truth]:
+    """Every labeled box of a split, in original pixels."""
+    truths = []
+    for index in range(len(split)):
+        height, width = (int(side) for side in split.sizes[index])
+        classes, boxes = split.labels(index)
+        scale = np.array([width, height, width, height], dtype=np.float32)
+        corners = cxcywh_to_xyxy(torch.from_numpy(np.array(boxes))).numpy() * scale
+        truths.append(Truth(index, height, width, corners, classes))
+    return truths
+
+
+def original_detections(
+    index: int,
+    rows: NDArray[np.float32],
+    size: tuple[int, int],
+    shape: tuple[int, int],
+    *,
+    image_size: int,
+) -> Detections:
+    """Undo the letterbox: (K, 6) in px of an input of `shape` -> px of the original of `size`."""
+    height, width = size
+    plan = plan_letterbox(
+        index, height, width, image_size=image_size, out_height=shape[0], out_width=shape[1]
+    )
+    (scale_x, _, left), (_, scale_y, top) = plan.tiles[0].matrix
+    boxes = (rows[:, :4] - [left, top, left, top]) / [scale_x, scale_y, scale_x, scale_y]
+    return Detections(
+        index,
+        np.clip(boxes, 0, [width, height, width, height]).astype(np.float32),
+        rows[:, 4],
+        rows[:, 5].astype(np.int64),
+    )
