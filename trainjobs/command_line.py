@@ -1,0 +1,135 @@
+"""argv -> config, the same way for every command that trains.
+
+A setting's path is its flag (`--optim.lr`); a few have a short form. Later beats earlier: defaults,
+the demo recipe where no data is given, `--config` files, flags.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
+
+from cluster.config_io import load_yaml, merge
+from cluster.errors import ConfigError
+from trainjobs.config import TrainConfig
+
+ALIASES = {
+    "--data": "--data.source",
+    "--model": "--model.name",
+    "--weights": "--model.weights",
+    "--image-size": "--data.image-size",
+    "--num-workers": "--resources.num-workers",
+    "--storage": "--resources.storage",
+    "--tracking-uri": "--tracking.uri",
+    "--precision": "--optim.precision",
+    # YOLOv5's names, where they mean the same.
+    "--img": "--data.image-size",
+    "--imgsz": "--data.image-size",
+    "--name": "--run-name",
+    "--project": "--resources.storage",
+    "--workers": "--data.loader-workers",
+    "--patience": "--eval.patience",
+    "--label-smoothing": "--loss.label-smoothing",
+    "--optimizer": "--optim.name",
+}
+"""Short form -> flag."""
+
+NOT_HERE = {
+    "--batch-size": "YOLOv5's is the total over GPUs; give --batch-size-per-worker, images per device",
+    "--batch": "YOLOv5's is the total over GPUs; give --batch-size-per-worker, images per device",
+    "--device": "give --num-workers (and --resources.gpus-per-worker); Ray assigns the devices",
+    "--local-rank": "Ray starts the ranks; give --num-workers",
+    "--nproc-per-node": "give --num-workers, the number of ranks on all nodes",
+    "--nnodes": "Ray places the workers on the nodes of its cluster; give --num-workers",
+    "--node-rank": "Ray places the workers on the nodes of its cluster; give --num-workers",
+    "--master-addr": "ranks find each other through Ray; set RAY_ADDRESS to choose the cluster",
+    "--master-port": "ranks find each other through Ray; set RAY_ADDRESS to choose the cluster",
+    "--resume": "a run resumes by its name: give --run-name",
+    "--cos-lr": "give --optim.schedule cosine",
+    "--linear-lr": "linear is the default; see --optim.schedule",
+    "--sync-bn": "not yet; BatchNorm's running statistics are combined over ranks in any case",
+    "--hyp": "not yet; the README maps its keys to settings for a --config file",
+    "--freeze": "not yet",
+    "--evolve": "not yet; a search over settings replaces it",
+    "--rect": "validation always uses rectangular batches, training square ones",
+    "--multi-scale": "not yet; --augment.scale zooms within the image size",
+    "--single-cls": "not yet; give a data.yaml with one class",
+    "--image-weights": "not yet",
+    "--cfg": "give --model, for example yolov5s",
+    "--exist-ok": "a run name that stands is continued; give another --run-name for a new run",
+    "--save-period": "give --checkpoint.every-epochs",
+    "--noautoanchor": "anchors are never changed",
+    "--quad": "mosaic (--augment.mosaic) covers it",
+    "--cache": "images are read through the page cache of the node; there is nothing to set",
+}
+"""Flags of YOLOv5 and torchrun that have no equal here, and what to do instead."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demo:
+    """What a job trains when it is given no data."""
+
+    config: TrainConfig
+    note: str
+    """Says on the console that this is a demonstration, and of what."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What a training command can be told."""
+
+    run: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    config: tuple[str, ...] = ()
+    """YAML files of settings; later ones win, flags win over all."""
+    dry_run: bool = False
+    """Show what would run (devices, images per step, memory) and stop."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least important lines to show."""
+
+
+def parse(argv: Sequence[str], job: str, demo: Demo) -> Command:
+    """Read a command line.
+
+    Raises:
+        ConfigError: a file or a value is wrong, or a flag is one of another system.
+        SystemExit: with 2, after tyro's message, for unknown flags; with 0 after --help.
+    """
+    args = [_expanded(argument) for argument in argv]
+    files = _config_files(args)
+    trees = [load_yaml(file) for file in files]
+    has_data = any(a.split("=")[0] == "--data.source" for a in args) or any(
+        isinstance(data := tree.get("data"), dict) and data.get("source") for tree in trees
+    )
+    base = TrainConfig() if has_data else demo.config
+    for file, tree in zip(files, trees, strict=True):
+        base = merge(base, tree, file)
+    short = ", ".join(f"{s} for {flag}" for s, flag in ALIASES.items())
+    return tyro.cli(
+        Command,
+        args=args,
+        default=Command(run=base),
+        prog=f"python -m trainjobs.{job}",
+        description=f"Train one model. Short forms: {short}.",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+
+
+def _expanded(argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    plain = name.replace("_", "-")  # both spellings work, as in torchrun
+    if plain in NOT_HERE:
+        raise ConfigError(f"{name} is not an option here: {NOT_HERE[plain]}")
+    return ALIASES.get(plain, name) + equals + value
+
+
+def _config_files(args: Sequence[str]) -> list[str]:
+    files: list[str] = []
+    for number, argument in enumerate(args):
+        if argument.startswith("--config="):
+            files.append(argument.removeprefix("--config="))
+        if argument == "--config":
+            following = args[number + 1 :]
+            end = next((i for i, a in enumerate(following) if a.startswith("--")), len(following))
+            files += following[:end]
+    return files

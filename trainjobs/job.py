@@ -1,0 +1,79 @@
+"""Run a job's command from argv to exit code: parse, launch, summarize. Each job's module calls it."""
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from cluster.errors import ServiceError, TrainingError
+from cluster.logs import configure_logging
+from trainjobs.command_line import Command, Demo, parse
+
+if TYPE_CHECKING:
+    from trainjobs.run_folder import RunResult
+
+logger = logging.getLogger(__name__)
+
+SUCCESS, FAILED, MISTAKE = 0, 1, 2
+
+
+def run_job(argv: Sequence[str], job: str, demo: Demo, show: Callable[[str], None]) -> int:
+    """Train as `argv` says; `show` prints the result.
+
+    Returns:
+        0 done, 1 the run failed, 2 a mistake of the user's, 128 + signal if interrupted.
+    """
+    try:
+        command = parse(argv, job, demo)
+        configure_logging(command.log_level)
+        if command.run.data.source is None:
+            logger.info("%s", demo.note)
+        return _run(command, job, show)
+    except TrainingError as error:
+        print_error(error)
+        return FAILED
+    except ServiceError as error:
+        print_error(error)
+        return MISTAKE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def _run(command: Command, job: str, show: Callable[[str], None]) -> int:
+    # Torch and Ray load here: help and mistakes in the command line answer before.
+    from trainjobs.interrupt import Interrupted  # noqa: PLC0415
+    from trainjobs.launch import launch  # noqa: PLC0415
+    from trainjobs.preview import preview  # noqa: PLC0415
+
+    if command.dry_run:
+        show(preview(command.run))
+        return SUCCESS
+    try:
+        result = launch(command.run, job=job)
+    except Interrupted as interrupted:
+        return 128 + interrupted.signum
+    show(summary(result))
+    return SUCCESS if result.status != "interrupted" else 128 + (result.signal or signal.SIGINT)
+
+
+def summary(result: "RunResult") -> str:
+    """Where everything is, and what came out."""
+    scores = "  ".join(f"{name} {value:.3f}" for name, value in result.metrics.items())
+    lines = [
+        f"run {result.run_name}: {result.status} after {result.epochs} epochs, "
+        f"{result.optimizer_steps} steps, {result.wall_s:.0f} s "
+        f"({result.images_per_second:.0f} images/s in training)",
+        f"best       epoch {result.best_epoch}: {scores}" if scores else "",
+        f"weights    {result.weights.get('best', 'none yet')}",
+        f"folder     {result.folder}",
+        f"MLflow     run {result.mlflow_run_id}" if result.mlflow_run_id else "",
+    ]
+    if result.status == "interrupted":
+        lines.append(f"go on with the same command and --run-name {result.run_name}")
+    return "\n".join(line for line in lines if line)
+
+
+def print_error(error: ServiceError) -> None:
+    """One message on stderr, without a traceback."""
+    sys.stderr.write(f"error: {error}\n")

@@ -1,0 +1,84 @@
+"""`--dry-run`: what a run would do on the cluster as it is, without starting it or writing anything."""
+
+import torch
+from torch import nn
+
+from cluster import resources
+from cluster.config import ClusterConfig
+from cluster.resources import describe
+from cluster.session import connect
+from trainjobs.config import TrainConfig
+from trainjobs.detector.model import YOLOv5, build_yolov5
+from trainjobs.detector.task import check_model_config
+from trainjobs.launch import locate, prepare_data
+from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
+from trainjobs.resolve import build_plan, fit_batch, resolve_launch
+from trainjobs.run_folder import load_config
+
+BYTES_PER_PARAMETER = 16
+"""float32 weight, gradient, momentum and moving average (Adam keeps 4 more)."""
+
+
+def preview(config: TrainConfig, cluster: ClusterConfig | None = None) -> str:
+    """Describe the run that `launch(config)` would start: devices, steps, learning rate, memory.
+
+    Raises:
+        ServiceError: as `launch` would.
+    """
+    check_model_config(config)
+    config, paths = locate(config)
+    data = prepare_data(config)
+    with connect(cluster or ClusterConfig()) as session:
+        plan = resources.plan(config.resources, session.nodes())
+    world_size = plan.num_workers[1]
+    num_images = data.counts["train"]
+    config = resolve_launch(fit_batch(config, num_images), world_size=world_size)
+    steps = build_plan(config, num_images=num_images, world_size=world_size)
+    optim, full = config.optim, steps.images_per_step
+    model = build_yolov5(config.model.name, len(data.names))
+    state_mib = count_parameters(model) * BYTES_PER_PARAMETER / 2**20
+    lines = [
+        ("run", f"{paths.location()} ({'continues' if load_config(paths) else 'new'})"),
+        ("workers", describe(plan)),
+        ("data", f"{num_images} training, {data.counts['val']} validation images, "
+                 f"{len(data.names)} classes"),
+        ("model", f"{config.model.name}, {count_parameters(model):,} parameters, "
+                  f"{config.data.image_size} px"),
+        ("step", f"{full} images = {steps.micro_batches_per_step} micro-batches of "
+                 f"{config.batch_size_per_worker} on {world_size} ranks"),
+        ("steps", f"{steps.num_steps(0)} in the first epoch, "
+                  f"{steps.num_steps(config.epochs - 1)} in the last of {config.epochs}"),
+        ("lr", f"{optim.lr * lr_factor(optim, full):g} after {steps.warmup_images} images of warmup, "
+               f"then {optim.schedule} to {optim.lr * optim.final_lr_fraction:g}"),
+        ("decay", f"{weight_decay_in_force(optim, full):g} in force"),
+        ("memory", f"{state_mib:.0f} MiB of weights and optimizer, "
+                   f"{activation_bytes(config, len(data.names)) / 2**20:.0f} MiB of activations in "
+                   "fp32, per worker"),
+    ]  # fmt: skip
+    return "\n".join(f"{name:<9}{text}" for name, text in lines)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Number of trainable values."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def activation_bytes(config: TrainConfig, num_classes: int) -> int:
+    """Bytes that one micro-batch's forward keeps for its backward, in float32.
+
+    Counted on torch's meta device, which computes shapes only.
+    """
+    kept: dict[int, int] = {}
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        kept[id(tensor.untyped_storage())] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.device("meta"):
+        model: YOLOv5 = build_yolov5(config.model.name, num_classes)
+        side = config.data.image_size
+        images = torch.empty(config.batch_size_per_worker, 3, side, side)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            model(images)
+    parameters = count_parameters(model) * 4
+    return sum(kept.values()) - parameters

@@ -1,0 +1,142 @@
+"""The folder of a run: names of its files, what earlier launches left there, and its result."""
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from cluster.config_io import dump_yaml, from_dict, parse_yaml
+from cluster.errors import RunError
+from cluster.storage import RunPaths
+from trainjobs.checkpoint import MANIFEST, STATE
+from trainjobs.config import TrainConfig
+
+CONFIG, RESULT, METRICS, LOG = "config.yaml", "result.json", "metrics.csv", "train.log"
+QUARANTINE, RECORD, CHECKPOINTS, PLOTS = "quarantine.csv", "record.json", "checkpoints", "plots"
+BEST, LAST = "weights/best.safetensors", "weights/last.safetensors"
+ARTIFACTS = (CONFIG, RESULT, METRICS, LOG, QUARANTINE, BEST)
+"""Files that the tracker gets as well, besides the plots."""
+
+
+@dataclass(kw_only=True, slots=True)
+class RunRecord:
+    """What the driver remembers of a run from one launch to the next."""
+
+    launches: int = 0
+    attempts: int = 0
+    """Starts of the worker group over all launches."""
+    wall_s: float = 0.0
+    """Of all launches; the current one is added after each epoch."""
+    mlflow_run_id: str | None = None
+    tracked_epochs: int = 0
+    """Epochs whose metrics the tracker has."""
+    dataset_fingerprint: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunResult:
+    """How a run ended; the content of result.json."""
+
+    status: str
+    """finished, stopped (early), interrupted or failed."""
+    run_name: str
+    mlflow_run_id: str | None
+    seed: int
+    world_size: int
+    images_per_step: int
+    epochs: int
+    """Completed."""
+    best_epoch: int | None
+    optimizer_steps: int
+    attempts: int
+    images_per_second: float
+    """Training images / training seconds; no start-up, no evaluation."""
+    wall_s: float
+    """Of all attempts."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the best weights."""
+    metrics_yolov5: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, str] = field(default_factory=dict)
+    """`best` and `last`: absolute paths or URIs."""
+    folder: str = ""
+    """Absolute path or URI of the run's folder."""
+    signal: int | None = None
+    """Number of the signal that interrupted the run."""
+    error: str | None = None
+    """Why the run failed."""
+
+
+def load_config(paths: RunPaths) -> TrainConfig | None:
+    """The resolved config of a run, if the run exists."""
+    if not paths.exists(CONFIG):
+        return None
+    source = paths.location(CONFIG)
+    return from_dict(TrainConfig, parse_yaml(paths.read_text(CONFIG), source), source)
+
+
+def save_config(paths: RunPaths, config: TrainConfig) -> None:
+    """Write the resolved config."""
+    paths.write_text(CONFIG, dump_yaml(config))
+
+
+def load_record(paths: RunPaths) -> RunRecord:
+    """What earlier launches left; an empty record for a new run."""
+    return RunRecord(**_load_json(paths, RECORD))
+
+
+def save_record(paths: RunPaths, record: RunRecord) -> None:
+    """Write the record."""
+    paths.write_text(RECORD, json.dumps(asdict(record), indent=2))
+
+
+def load_result(paths: RunPaths) -> RunResult | None:
+    """The result of the last launch that ended by itself, if any."""
+    raw = _load_json(paths, RESULT)
+    return RunResult(**raw) if raw else None
+
+
+def save_result(paths: RunPaths, result: RunResult) -> None:
+    """Write result.json."""
+    paths.write_text(RESULT, json.dumps(asdict(result), indent=2))
+
+
+def save_metrics(paths: RunPaths, history: Sequence[dict[str, float]]) -> None:
+    """Write metrics.csv: a row per epoch; a metric that an epoch did not measure stays empty."""
+    columns = dict.fromkeys(name for row in history for name in row)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    paths.write_text(METRICS, text.getvalue())
+
+
+def attempt_name(launch: int) -> str:
+    """Folder below `checkpoints/` that one launch writes to."""
+    return f"launch-{launch:03d}"
+
+
+def list_checkpoints(paths: RunPaths) -> list[str]:
+    """Relative paths of the checkpoints that look complete, the most advanced first."""
+    found: list[tuple[int, int, str]] = []
+    for launch in paths.list_names(CHECKPOINTS):
+        for name in paths.list_names(f"{CHECKPOINTS}/{launch}"):
+            folder = f"{CHECKPOINTS}/{launch}/{name}"
+            if paths.exists(f"{folder}/{MANIFEST}") and paths.exists(f"{folder}/{STATE}"):
+                # Whether the rest is whole is for who loads it to check; this is for the order.
+                with suppress(ValueError, KeyError, TypeError):
+                    state = json.loads(paths.read_text(f"{folder}/{STATE}"))
+                    found.append((state["epoch"], state["step"], folder))
+    return [folder for _, _, folder in sorted(found, reverse=True)]
+
+
+def _load_json(paths: RunPaths, relative: str) -> dict[str, Any]:
+    if not paths.exists(relative):
+        return {}
+    try:
+        loaded = json.loads(paths.read_text(relative))
+    except ValueError as error:
+        raise RunError(f"{paths.location(relative)} is damaged ({error})") from error
+    return loaded if isinstance(loaded, dict) else {}

@@ -1,0 +1,212 @@
+"""What one rank does: it wires the parts, calls `fit`, and reports to Ray Train and the driver."""
+
+import logging
+import secrets
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from pyarrow.fs import FileSystem
+from ray.train import Checkpoint, CheckpointUploadMode
+
+from cluster.channel import Sender
+from cluster.config_io import from_dict
+from cluster.errors import CheckpointError
+from cluster.logs import configure_rank_logging
+from cluster.storage import RunPaths
+from trainjobs.checkpoint import TrainState, load_checkpoint
+from trainjobs.config import TrainConfig
+from trainjobs.data.loader import TrainingLoader, resolve_loader_workers
+from trainjobs.data.prepare import prepare_dataset
+from trainjobs.data.sampler import RankSampler
+from trainjobs.detector.task import DetectionTask, RankContext
+from trainjobs.distributed import DDP_OPTIONS, broadcast_object, unwrapped
+from trainjobs.events import GroupStarted
+from trainjobs.loop import Training, fit
+from trainjobs.optim.batch_norm import StepStatistics, record_batch_norm
+from trainjobs.optim.ema import ModelEma
+from trainjobs.optim.optimizer import build_optimizer
+from trainjobs.optim.precision import Precision
+from trainjobs.optim.schedule import Schedule
+from trainjobs.reporter import RankReporter
+from trainjobs.resolve import build_plan
+from trainjobs.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerSettings:
+    """What every rank gets from the driver."""
+
+    config: dict[str, Any]
+    """A resolved `TrainConfig` as plain values."""
+    storage: str
+    """Absolute path or URI that holds the run's folder."""
+    cache: str
+    """Folder for prepared datasets on each node; `~` is the node's own home."""
+    cpus: float
+    """CPUs of this worker."""
+    resume_from: tuple[str, ...]
+    """Checkpoints of earlier launches, relative to the run's folder, newest first."""
+    sender: Sender
+
+
+def train_worker(settings: WorkerSettings) -> None:
+    """Train as one rank of a Ray Train worker group."""
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    settings.sender.start()
+    configure_rank_logging(settings.sender.handler(), rank=rank, world_size=world_size)
+    try:
+        _train(settings, rank, world_size, context.get_local_world_size())
+    finally:
+        settings.sender.close()
+
+
+def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: int) -> None:
+    config = from_dict(TrainConfig, settings.config)
+    device: torch.device = ray.train.torch.get_device()
+    torch.set_num_threads(max(1, int(settings.cpus)))
+    paths = RunPaths(settings.storage, config.run_name or "")
+    loader_workers = resolve_loader_workers(
+        config.data.loader_workers,
+        node_cpus=settings.cpus * ranks_on_node,
+        ranks_on_node=ranks_on_node,
+        batch_size=config.batch_size_per_worker,
+    )
+    _log_rank(device, loader_workers)
+    context = RankContext(
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        loader_workers=loader_workers,
+        prepare_loader=partial(ray.train.torch.prepare_data_loader, add_dist_sampler=False),
+    )
+    cache = Path(settings.cache).expanduser()
+    data = prepare_dataset(config.data.source, cache, config.data, config.seed)
+    task = DetectionTask(config, data, context)
+    training = build_training(config, task, context, _checkpoints(settings, paths))
+    if rank == 0:
+        settings.sender.send(GroupStarted(world_size))
+    reporter = RankReporter(
+        paths,
+        settings.sender,
+        submit_checkpoint,
+        rank=rank,
+        attempt=broadcast_object(secrets.token_hex(3)),
+        checkpoint_every=config.checkpoint.every_epochs,
+    )
+    reporter.finish(training, fit(training, reporter, device))
+
+
+def build_training(
+    config: TrainConfig, task: Task, context: RankContext, checkpoints: Iterator[Path]
+) -> Training:
+    """The parts of the loop, at the start of a run or where the newest good checkpoint left it."""
+    optim, device = config.optim, context.device
+    plan = build_plan(config, num_images=task.num_training_images, world_size=context.world_size)
+    network = task.build_model()
+    record_batch_norm(network)
+    model = ray.train.torch.prepare_model(network, parallel_strategy_kwargs=DDP_OPTIONS)
+    inner = unwrapped(model)
+    ema = ModelEma(inner, decay=optim.ema_decay, warmup_steps=optim.ema_warmup_steps)
+    optimizer = build_optimizer(inner, optim, plan.images_per_step)
+    precision = Precision(optim.precision, device)
+    state = TrainState()
+    if found := _newest_good(checkpoints, device):
+        state, tensors = found
+        inner.load_state_dict(tensors["model"])
+        ema.model.load_state_dict(tensors["ema"])
+        optimizer.load_state_dict(tensors["optimizer"])
+        precision.scaler.load_state_dict(tensors["scaler"])
+        logger.info("continuing after epoch %d, step %d", state.epoch, state.step)
+    sampler = RankSampler(
+        plan=plan,
+        rank=context.rank,
+        seed=config.seed,
+        epochs=config.epochs,
+        first_epoch=state.epoch,
+        first_step=state.step,
+    )
+    batches = context.prepare_loader(task.training_batches(sampler))
+    return Training(
+        task=task,
+        model=model,
+        ema=ema,
+        optimizer=optimizer,
+        precision=precision,
+        batch_norm=StepStatistics(inner),
+        plan=plan,
+        schedule=Schedule(optim, config.epochs, plan.images_per_step),
+        loader=TrainingLoader(batches, plan=plan, rank=context.rank, dummy=task.dummy_batch()),
+        state=state,
+        epochs=config.epochs,
+        max_grad_norm=optim.max_grad_norm,
+        evaluate_every=config.eval.every_epochs,
+        patience=config.eval.patience,
+    )
+
+
+def submit_checkpoint(
+    metrics: dict[str, float], folder: Path | None, name: str, wait: bool
+) -> None:
+    """Report to Ray Train, as every rank must; the folder is uploaded, then deleted."""
+    ray.train.report(
+        metrics,
+        checkpoint=Checkpoint.from_directory(folder) if folder else None,
+        checkpoint_dir_name=name,
+        checkpoint_upload_mode=CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=True,
+    )
+
+
+def _checkpoints(settings: WorkerSettings, paths: RunPaths) -> Iterator[Path]:
+    """Local copies of the checkpoints to try: this launch's last one first, then earlier launches'."""
+    if current := ray.train.get_checkpoint():
+        with current.as_directory() as folder:
+            yield Path(folder)
+    for relative in settings.resume_from:
+        location = paths.location(relative)
+        if not paths.is_remote:
+            yield Path(location)
+            continue
+        filesystem, path = FileSystem.from_uri(location)
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(Checkpoint(path, filesystem).to_directory(scratch))
+
+
+def _newest_good(
+    checkpoints: Iterator[Path], device: torch.device
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """The first checkpoint that is whole; those that are not are named in a warning."""
+    for folder in checkpoints:
+        try:
+            return load_checkpoint(folder, device)
+        except CheckpointError as error:
+            logger.warning("%s; trying the one before", error)
+    return None
+
+
+def _log_rank(device: torch.device, loader_workers: int) -> None:
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        what = f"{device} {torch.cuda.get_device_name(device)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    else:
+        what = (
+            f"cpu, {torch.get_num_threads()} threads, {_free_memory_gib():.1f} GiB of memory free"
+        )
+    logger.info("%s, %d loader threads", what, loader_workers)
+
+
+def _free_memory_gib() -> float:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable"):
+            return int(line.split()[1]) / 2**20
+    return 0.0
