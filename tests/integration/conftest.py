@@ -1,0 +1,26 @@
+"""One embedded two-CPU Ray cluster for the whole folder; `launch` finds and uses it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.config import ClusterConfig
+from cluster.session import Session, connect
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset cache of the tests' own."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def ray_session(cache: Path) -> Iterator[Session]:
+    """A local cluster started by us, never one that happens to run here."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        connect(ClusterConfig(address="local")) as session,
+    ):
+        patch.setenv("TRAINJOBS_CACHE", str(cache))
+        yield session

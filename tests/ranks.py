@@ -1,0 +1,113 @@
+"""Several ranks on this machine: processes in one gloo group, forked from one that has torch loaded."""
+
+import multiprocessing
+import os
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.builders import (
+    CPU,
+    Recorder,
+    TinyTask,
+    flat_tensors,
+    make_tiny_config,
+    make_training,
+    without_timing,
+)
+from trainjobs.distributed import (
+    all_reduce_max,
+    all_reduce_sum,
+    broadcast_object,
+    gather_lists,
+    gradient_sync,
+    is_distributed,
+)
+from trainjobs.loop import fit
+
+LONGEST_WAIT = timedelta(seconds=30)
+"""For a collective: when a rank fails, the others must not wait for ever."""
+
+
+def run_on_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
+    """`function(rank, world_size, *args)` on every rank; results in rank order."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(world_size, mp_context=context) as pool,
+    ):
+        meeting = f"file://{folder}/meeting"
+        ranks = range(world_size)
+        futures = [pool.submit(_rank, meeting, r, world_size, function, args) for r in ranks]
+        return [future.result() for future in futures]
+
+
+def _rank(
+    meeting: str, rank: int, world_size: int, function: Callable[..., Any], args: tuple[Any, ...]
+) -> Any:
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=meeting, rank=rank, world_size=world_size, timeout=LONGEST_WAIT
+    )
+    try:
+        return function(rank, world_size, *args)
+    finally:
+        dist.destroy_process_group()
+
+
+def every_collective(rank: int, world_size: int) -> dict[str, Any]:
+    """What each collective gives to this rank."""
+    model = DistributedDataParallel(torch.nn.Linear(1, 1, bias=False))
+    gradients = {}
+    for enabled in (False, True):
+        model.zero_grad()
+        with gradient_sync(model, enabled=enabled):
+            model(torch.full((1, 1), float(rank))).sum().backward()
+        gradients[enabled] = float(model.module.weight.grad)
+    return {
+        "is_distributed": is_distributed(),
+        "sum": all_reduce_sum(torch.tensor([rank, 1.0])).tolist(),
+        "max": all_reduce_max(torch.tensor([rank, -rank])).tolist(),
+        "gathered": gather_lists([rank] * rank),
+        "broadcast": broadcast_object({"from": rank}),
+        "gradients": gradients,
+    }
+
+
+def train(
+    rank: int,
+    world_size: int,
+    folder: Path,
+    stop_after: int | None,
+    resume: bool,
+    poisoned: range = range(0),
+) -> dict[str, Any]:
+    """Train `TinyTask`; rank 0 alone is asked to stop and saves into `folder`."""
+    checkpoint = folder / "checkpoint"
+    training = make_training(
+        make_tiny_config(),
+        TinyTask(poisoned=poisoned),
+        rank=rank,
+        world_size=world_size,
+        checkpoint=checkpoint if resume else None,
+        wrap=DistributedDataParallel if world_size > 1 else None,
+    )
+    writer = Recorder(stop_after=stop_after, checkpoint=checkpoint)
+    observer = writer if rank == 0 else Recorder()
+    outcome = fit(training, observer, CPU)
+    return {
+        "outcome": outcome,
+        "steps": observer.steps,
+        "history": without_timing(training.state.history),
+        # As numpy: a tensor would travel through shared memory that this process takes with it.
+        "tensors": {k: v.numpy() for k, v in flat_tensors(training.tensors()).items()},
+    }
