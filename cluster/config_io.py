@@ -41,6 +41,7 @@ for _tag, _pattern, _first in _SCALARS:
         _RESOLVERS.setdefault(_char, []).append((_tag, re.compile(rf"(?:{_pattern})$")))
 _RESOLVERS[""] = [("tag:yaml.org,2002:null", re.compile("$"))]  # PyYAML's key for an empty value
 
+_UNICODE_BREAKS = frozenset("\x85\u2028\u2029")
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -72,12 +73,17 @@ class _Dumper(yaml.SafeDumper):
 
     yaml_implicit_resolvers = _RESOLVERS
 
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        # Outside of double quotes PyYAML folds Unicode's line breaks.
+        style = '"' if _UNICODE_BREAKS.intersection(text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
 
 def load_yaml(path: str | Path) -> Tree:
-    """Read one YAML mapping.
-
-    Args:
-        path: A local file. An empty file is an empty mapping.
+    """Read one YAML mapping from a local file; an empty file is an empty mapping.
 
     Raises:
         ConfigError: Not readable, not YAML, not a mapping, or a key stands twice; names the line.
@@ -109,16 +115,11 @@ def parse_yaml(text: str, source: str) -> Tree:
 
 
 def from_dict(cls: type[Config], data: Mapping[str, Any], source: str = "") -> Config:
-    """Build a config dataclass from nested plain values.
-
-    Args:
-        cls: A dataclass; its sections are dataclasses as well. What is missing takes its default.
-        data: Nested mapping of sections and values.
-        source: Where `data` came from, named in front of errors.
+    """Build a config dataclass, whose sections are dataclasses, from nested plain values.
 
     Raises:
-        ConfigError: Unknown settings and values of a wrong type, one line each; or what the
-            dataclasses themselves find wrong, as they raised it.
+        ConfigError: Unknown settings and values of a wrong type, one line each, led by `source`;
+            or what the dataclasses themselves find wrong, as they raised it.
     """
     problems: list[str] = []
     checked = _check_tree(cls, data, "", problems)
@@ -183,12 +184,12 @@ def merge(base: Config, overrides: Mapping[str, Any], source: str = "") -> Confi
     return from_dict(type(base), _merged(to_dict(base), overrides, type(base)), source)
 
 
-def unknown_name(name: str, known: Iterable[str]) -> str:
+def unknown_name(name: str, known: Iterable[str], prefix: str = "") -> str:
     """The end of an "unknown" message: the closest of the known names, or all if few."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:
-        return f"did you mean {close[0]}?"
+        return f"did you mean {prefix}{close[0]}?"
     return f"known: {', '.join(known)}" if len(known) <= 30 else "see --help"
 
 
@@ -205,15 +206,12 @@ def _adapter(hint: Any) -> TypeAdapter[Any]:
 
 def _check_path(cls: type, path: str) -> None:
     leaves = leaf_paths(cls)
-    if path not in leaves:
-        raise ConfigError(f"unknown setting {path!r}: {_hint_for(path, leaves)}")
-
-
-def _hint_for(path: str, leaves: Iterable[str]) -> str:
-    """Prefer the same name in another section (`lr` -> `optim.lr`) to similar spelling."""
-    known = list(leaves)
-    same = [leaf for leaf in known if leaf.rpartition(".")[2] == path.rpartition(".")[2]]
-    return f"did you mean {' or '.join(same)}?" if same else unknown_name(path, known)
+    if path in leaves:
+        return
+    # The same name in another section (`lr` -> `optim.lr`) is closer than a similar spelling.
+    same = [leaf for leaf in leaves if leaf.rpartition(".")[2] == path.rpartition(".")[2]]
+    hint = f"did you mean {' or '.join(same)}?" if same else unknown_name(path, leaves)
+    raise ConfigError(f"unknown setting {path!r}: {hint}")
 
 
 def _check_tree(cls: Any, data: object, prefix: str, problems: list[str]) -> Tree:
@@ -228,7 +226,8 @@ def _check_tree(cls: Any, data: object, prefix: str, problems: list[str]) -> Tre
     for name, value in data.items():
         path = f"{prefix}{name}"
         if name not in fields:
-            problems.append(f"unknown setting {path!r}: {unknown_name(str(name), fields)}")
+            close = unknown_name(str(name), fields, prefix)
+            problems.append(f"unknown setting {path!r}: {close}")
         elif dataclasses.is_dataclass(fields[name]):
             checked[name] = _check_tree(fields[name], value, f"{path}.", problems)
         else:

@@ -107,14 +107,14 @@ def connect(config: ClusterConfig, log_level: str = "INFO") -> Iterator[Session]
 
     Args:
         config: Which cluster.
-        log_level: Level of the command; Ray's own messages appear from DEBUG on.
+        log_level: Level of the command; at DEBUG, Ray's own messages are logged from INFO on.
 
     Raises:
         ConfigError: The address is not one that a driver can use.
         ResourceError: The cluster does not answer in time or refuses us, or none can be started.
     """
-    ray_level = logging.INFO if log_level.upper() == "DEBUG" else logging.ERROR
     with ExitStack() as stack:
+        _adopt_ray_logger(logging.INFO if log_level.upper() == "DEBUG" else logging.WARNING)
         stack.enter_context(ray_settings())
         if ray.is_initialized():
             yield _session(config, embedded=False)
@@ -124,16 +124,23 @@ def connect(config: ClusterConfig, log_level: str = "INFO") -> Iterator[Session]
         stack.callback(ray.shutdown)
         with _signal_handlers_kept():
             if address is None:
-                _start(stack, ray_level)
+                _start(stack)
             else:
-                _attach(address, ray_level)
-        logging.getLogger("ray").setLevel(ray_level)
+                _attach(address)
         yield _session(config, embedded=address is None)
 
 
 def _session(config: ClusterConfig, *, embedded: bool) -> Session:
     address = ray.get_runtime_context().gcs_address
     return Session(address=address, embedded=embedded, timeout_s=config.start_timeout_s)
+
+
+def _adopt_ray_logger(level: int) -> None:
+    """Ray's messages go the way of ours, in our format (cluster/logs.py)."""
+    ray_logger = logging.getLogger("ray")
+    ray_logger.handlers.clear()
+    ray_logger.propagate = True
+    ray_logger.setLevel(level)
 
 
 def _find_cluster(config: ClusterConfig) -> str | None:
@@ -186,14 +193,18 @@ def _answers(address: str) -> bool:
     return False
 
 
-def _start(stack: ExitStack, ray_level: int) -> None:
-    settings = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
-    stack.enter_context(variables(settings))  # all ranks are on this host, whatever its name is
+def _start(stack: ExitStack) -> None:
+    # One host: nothing is preempted under us, and all ranks are here, whatever its name is.
+    # At Ray's niceness of 15 the kernel leaves two busy threads on one core: half the speed.
+    settings = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_worker_niceness": "0"}
+    if sys.platform == "linux":
+        settings["GLOO_SOCKET_IFNAME"] = "lo"
+    stack.enter_context(variables(settings))
     logger.info("starting Ray on this machine")
     for attempt in range(1, START_ATTEMPTS + 1):
         before = _child_processes()
         try:
-            ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=ray_level)
+            ray.init("local", include_dashboard=False, log_to_driver=False, configure_logging=False)
             return
         except Exception as error:  # what Ray raises when its node is late
             for pid in _child_processes() - before:
@@ -211,16 +222,15 @@ def _child_processes() -> set[int]:
     return {int(pid) for children in lists for pid in children.read_text().split()}
 
 
-def _attach(address: str, ray_level: int) -> None:
+def _attach(address: str) -> None:
     logger.info("connecting to the Ray cluster at %s", address)
-    # The port answers, so few attempts tell whether Ray does; its native client logs each one.
-    quick = {"RAY_gcs_server_port_wait_time_s": "5", "RAY_BACKEND_LOG_LEVEL": "error"}
     try:
-        with variables(quick):
+        # The port answers, so a few attempts of a second tell whether Ray does.
+        with variables({"RAY_gcs_server_port_wait_time_s": "5"}):
             ray.init(
                 address,
                 log_to_driver=False,
-                logging_level=ray_level,
+                configure_logging=False,
                 runtime_env=_runtime_env(address),
             )
     except AuthenticationError as error:

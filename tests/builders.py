@@ -15,7 +15,7 @@ from trainjobs.checkpoint import TrainState, load_checkpoint, save_checkpoint
 from trainjobs.config import TrainConfig
 from trainjobs.data.loader import Sample, TrainingLoader, build_loader
 from trainjobs.data.sampler import RankSampler, SampleRef
-from trainjobs.distributed import unwrapped
+from trainjobs.distributed import DDP_OPTIONS, unwrapped
 from trainjobs.loop import LossSums, Training
 from trainjobs.optim.batch_norm import StepStatistics, record_batch_norm
 from trainjobs.optim.ema import ModelEma
@@ -196,7 +196,7 @@ def make_training(
     plan = build_plan(config, num_images=task.num_training_images, world_size=world_size)
     network = task.build_model()
     record_batch_norm(network)
-    model = wrap(network, broadcast_buffers=False) if wrap else network
+    model = wrap(network, **DDP_OPTIONS) if wrap else network
     inner = unwrapped(model)
     ema = ModelEma(inner, decay=optim.ema_decay, warmup_steps=optim.ema_warmup_steps)
     optimizer = build_optimizer(inner, optim, plan.images_per_step)
@@ -253,9 +253,8 @@ def assert_same_tensors(one: Any, other: Any, tolerance: float = 0.0) -> None:
     first, second = flat_tensors(one), flat_tensors(other)
     assert first.keys() == second.keys()
     for path, tensor in first.items():
-        torch.testing.assert_close(
-            tensor, second[path], rtol=tolerance, atol=tolerance, msg=lambda m, p=path: f"{p}: {m}"
-        )
+        note = f"{path}: {{}}".format  # around torch's own message
+        torch.testing.assert_close(tensor, second[path], rtol=tolerance, atol=tolerance, msg=note)
 
 
 def without_timing(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:

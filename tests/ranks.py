@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,30 +37,30 @@ LONGEST_WAIT = timedelta(seconds=30)
 """For a collective: when a rank fails, the others must not wait for ever."""
 
 
-def run_on_ranks(world_size: int, function: Callable[..., Any], *args: Any) -> list[Any]:
-    """`function(rank, world_size, *args)` on every rank; results in rank order."""
+def run_on_ranks(world_size: int, function: Callable[..., Any], **arguments: Any) -> list[Any]:
+    """`function(rank, world_size, **arguments)` on every rank; results in rank order."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # The optimizer would import torch._dynamo, seconds of it, in every process.
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(world_size, mp_context=context) as pool,
     ):
         meeting = f"file://{folder}/meeting"
         ranks = range(world_size)
-        futures = [pool.submit(_rank, meeting, r, world_size, function, args) for r in ranks]
+        call = partial(function, **arguments)
+        futures = [pool.submit(_rank, meeting, rank, world_size, call) for rank in ranks]
         return [future.result() for future in futures]
 
 
-def _rank(
-    meeting: str, rank: int, world_size: int, function: Callable[..., Any], args: tuple[Any, ...]
-) -> Any:
+def _rank(meeting: str, rank: int, world_size: int, call: Callable[[int, int], Any]) -> Any:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=meeting, rank=rank, world_size=world_size, timeout=LONGEST_WAIT
     )
     try:
-        return function(rank, world_size, *args)
+        return call(rank, world_size)
     finally:
         dist.destroy_process_group()
 
@@ -86,9 +87,10 @@ def every_collective(rank: int, world_size: int) -> dict[str, Any]:
 def train(
     rank: int,
     world_size: int,
+    *,
     folder: Path,
-    stop_after: int | None,
-    resume: bool,
+    stop_after: int | None = None,
+    resume: bool = False,
     poisoned: range = range(0),
 ) -> dict[str, Any]:
     """Train `TinyTask`; rank 0 alone is asked to stop and saves into `folder`."""

@@ -13,6 +13,7 @@ import tyro
 from cluster.config_io import load_yaml, merge
 from cluster.errors import ConfigError
 from trainjobs.config import TrainConfig
+from trainjobs.yolov5_hyp import read_hyp
 
 ALIASES = {
     "--data": "--data.source",
@@ -49,7 +50,6 @@ NOT_HERE = {
     "--cos-lr": "give --optim.schedule cosine",
     "--linear-lr": "linear is the default; see --optim.schedule",
     "--sync-bn": "not yet; BatchNorm's running statistics are combined over ranks in any case",
-    "--hyp": "not yet; the README maps its keys to settings for a --config file",
     "--freeze": "not yet",
     "--evolve": "not yet; a search over settings replaces it",
     "--rect": "validation always uses rectangular batches, training square ones",
@@ -82,6 +82,8 @@ class Command:
     run: Annotated[TrainConfig, tyro.conf.arg(name="")]
     config: tuple[str, ...] = ()
     """YAML files of settings; later ones win, flags win over all."""
+    hyp: str | None = None
+    """A YOLOv5 hyp.yaml, as it is; files of settings win over it."""
     dry_run: bool = False
     """Show what would run (devices, images per step, memory) and stop."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
@@ -96,13 +98,14 @@ def parse(argv: Sequence[str], job: str, demo: Demo) -> Command:
         SystemExit: with 2, after tyro's message, for unknown flags; with 0 after --help.
     """
     args = [_expanded(argument) for argument in argv]
-    files = _config_files(args)
-    trees = [load_yaml(file) for file in files]
+    hyps, files = _files(args, "--hyp"), _files(args, "--config")
+    trees = [read_hyp(load_yaml(file), file) for file in hyps]
+    trees += [load_yaml(file) for file in files]
     has_data = any(a.split("=")[0] == "--data.source" for a in args) or any(
         isinstance(data := tree.get("data"), dict) and data.get("source") for tree in trees
     )
     base = TrainConfig() if has_data else demo.config
-    for file, tree in zip(files, trees, strict=True):
+    for file, tree in zip(hyps + files, trees, strict=True):
         base = merge(base, tree, file)
     short = ", ".join(f"{s} for {flag}" for s, flag in ALIASES.items())
     return tyro.cli(
@@ -123,12 +126,13 @@ def _expanded(argument: str) -> str:
     return ALIASES.get(plain, name) + equals + value
 
 
-def _config_files(args: Sequence[str]) -> list[str]:
+def _files(args: Sequence[str], flag: str) -> list[str]:
+    """The values that follow `flag`; tyro reads them again, after they have set the defaults."""
     files: list[str] = []
     for number, argument in enumerate(args):
-        if argument.startswith("--config="):
-            files.append(argument.removeprefix("--config="))
-        if argument == "--config":
+        if argument.startswith(f"{flag}="):
+            files.append(argument.removeprefix(f"{flag}="))
+        if argument == flag:
             following = args[number + 1 :]
             end = next((i for i, a in enumerate(following) if a.startswith("--")), len(following))
             files += following[:end]

@@ -46,8 +46,6 @@ class Driver:
         self.world_size = 0
         self.last_row: dict[str, float] = {}
         self.done: RunDone | None = None
-        record.mlflow_run_id = tracker.run_id or record.mlflow_run_id
-        save_record(paths, record)
 
     def on_event(self, event: object) -> None:
         """Take in one event of rank 0."""
@@ -69,6 +67,7 @@ class Driver:
     def finish(self, error: str | None, signum: int | None) -> RunResult:
         """Write result.json, hand everything to the tracker and close it."""
         self.display.close()
+        self._note_run_id()
         self._save_record()
         done, row = self.done, self.last_row
         status = _status(done, error)
@@ -109,8 +108,14 @@ class Driver:
             self.record.tracked_epochs = epoch
 
     def _save_record(self) -> None:
+        # The tracker opens in the background: by the first epoch it is there, or has given up.
+        if self.last_row or self.done:
+            self._note_run_id()
         self.record.wall_s = self.wall_before_s + time.monotonic() - self.started
         save_record(self.paths, self.record)
+
+    def _note_run_id(self) -> None:
+        self.record.mlflow_run_id = self.tracker.run_id or self.record.mlflow_run_id
 
     def _send_artifacts(self, scratch: Path) -> None:
         """Copies, since the tracker takes its time and the run's own files may be remote."""

@@ -25,9 +25,10 @@ def run_job(argv: Sequence[str], job: str, demo: Demo, show: Callable[[str], Non
         0 done, 1 the run failed, 2 a mistake of the user's, 128 + signal if interrupted.
     """
     try:
+        configure_logging()
         command = parse(argv, job, demo)
         configure_logging(command.log_level)
-        if command.run.data.source is None:
+        if command.run.data.source is None and not command.config:
             logger.info("%s", demo.note)
         return _run(command, job, show)
     except TrainingError as error:
@@ -65,7 +66,7 @@ def summary(result: "RunResult") -> str:
         f"{result.optimizer_steps} steps, {result.wall_s:.0f} s "
         f"({result.images_per_second:.0f} images/s in training)",
         f"best       epoch {result.best_epoch}: {scores}" if scores else "",
-        f"weights    {result.weights.get('best', 'none yet')}",
+        f"weights    {result.weights.get('best') or result.weights.get('last', 'none yet')}",
         f"folder     {result.folder}",
         f"MLflow     run {result.mlflow_run_id}" if result.mlflow_run_id else "",
     ]

@@ -11,7 +11,6 @@ from safetensors.torch import load
 from cluster.channel import Sender
 from cluster.storage import RunPaths
 from trainjobs.checkpoint import encode_weights, save_checkpoint
-from trainjobs.evaluation.plots import plot_history
 from trainjobs.events import EpochDone, RunDone, StepProgress
 from trainjobs.loop import LossSums, Outcome, Training
 from trainjobs.run_folder import BEST, LAST, PLOTS, save_metrics
@@ -122,6 +121,8 @@ class RankReporter:
         self.submit(row, folder, f"{name}-{self.attempt}", wait)
 
     def _draw(self, training: Training) -> None:
+        from trainjobs.evaluation.plots import plot_history  # noqa: PLC0415  2 s, rank 0 at the end
+
         with tempfile.TemporaryDirectory(prefix="trainjobs-plots-") as scratch:
             plot_history(training.state.history, Path(scratch) / "history.png")
             training.task.draw_plots(Path(scratch))

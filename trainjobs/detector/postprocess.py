@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
 
 from trainjobs.boxes import cxcywh_to_xyxy
 
@@ -131,5 +130,8 @@ def _suppress(boxes_xyxy_px: Tensor, scores: Tensor, classes: Tensor, *, nms_iou
     # Each class gets a region of its own. In float64 the shift costs no precision.
     boxes = boxes_xyxy_px.double()
     region = boxes.max() - boxes.min() + 1
+    # torchvision imports torch._dynamo: seconds that the driver and the start of a rank can save.
+    from torchvision.ops import nms  # noqa: PLC0415
+
     kept: Tensor = nms(boxes + (classes * region)[:, None], scores.double(), nms_iou)
     return kept

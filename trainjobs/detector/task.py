@@ -23,7 +23,6 @@ from trainjobs.detector.loss import LOSS_NAMES, DetectionLoss
 from trainjobs.detector.model import YOLOv5, build_yolov5, check_model_name, max_stride
 from trainjobs.detector.postprocess import decode, non_max_suppression
 from trainjobs.evaluation.evaluate import Evaluation, EvaluationBatch, evaluate_detector
-from trainjobs.evaluation.plots import draw_evaluation
 from trainjobs.task import Batch, Loss, Metrics, PrepareLoader
 
 logger = logging.getLogger(__name__)
@@ -118,6 +117,8 @@ class DetectionTask:
 
     def draw_plots(self, folder: Path) -> None:
         """Precision-recall, confusion matrix and labeled validation samples; rank 0 alone."""
+        from trainjobs.evaluation.plots import draw_evaluation  # noqa: PLC0415  2 s, rank 0 at the end
+
         if self.last is not None:
             draw_evaluation(self.last, self.val, folder)
 

@@ -81,7 +81,7 @@ def plot_samples(
         labels = [f"{names[index]} {score:.2f}" for index, score in scored]
         cell = _paste(canvas, image, _place(2 * pair + 1), top)
         _draw_boxes(axes, cell, found.boxes_xyxy_px[kept], classes, labels)
-    figure.figimage(canvas)
+    figure.figimage(canvas, zorder=-1)  # below the boxes
     figure.savefig(path, dpi=DPI)
 
 

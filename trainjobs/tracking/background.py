@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # for a record that fails while the sink answers
 MAX_PAUSE_S = 30.0
+MAX_ERROR_CHARS = 160  # of a reason in a log line
 CLOSE_TIMEOUT_S = 30.0
 CLOSE_IN_OUTAGE_TIMEOUT_S = 5.0
 
@@ -130,39 +131,40 @@ class BackgroundTracker:
             return
 
     def _deliver(self, sink: Sink, record: Record) -> None:
-        attempts = 0
+        pause_s, faults = 1.0, 0
         while not self._abandoned:
+            is_last = self._closing.is_set()  # one attempt is still begun after close
             try:
                 sink.send(record)
             except Exception as error:  # noqa: BLE001  # as above
-                attempts += 1
-                if self._gives_up(sink, record, error, attempts):
-                    return
-                self._closing.wait(min(2.0 ** (attempts - 1), MAX_PAUSE_S))
+                is_refused = sink.is_refusal(error)
+                self._in_outage = not is_refused and not sink.answers()
+                if self._in_outage:
+                    self._warn_of_outage(error)
+                    self._abandoned = is_last
+                else:
+                    faults += 1
+                    if is_refused or faults >= MAX_ATTEMPTS:
+                        self._warn_of_loss(record, error)
+                        return
+                self._closing.wait(pause_s)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
             else:
                 if self._in_outage:
                     self._in_outage = False
                     logger.info("%s answers again", self._place)
                 return
 
-    def _gives_up(self, sink: Sink, record: Record, error: Exception, attempts: int) -> bool:
-        refused = sink.is_refusal(error)
-        self._in_outage = not refused and not sink.answers()
-        if self._in_outage:
-            self._warn(
-                "outage",
-                "%s does not answer (%s): the run goes on, its metrics are in metrics.csv, and "
-                "what is missing is sent when it answers again",
-                self._place,
-                one_line(error),
-            )
-            self._abandoned = self._closing.is_set()
-            return self._abandoned
-        if refused or attempts >= MAX_ATTEMPTS:
-            kind = type(record).__name__.lower()
-            self._warn(kind, "%s did not take %s: %s", self._place, kind, one_line(error))
-            return True
-        return False
+    def _warn_of_outage(self, error: Exception) -> None:
+        text = (
+            "%s does not answer (%s): the run goes on, its metrics are in metrics.csv, and what "
+            "is missing is sent when it answers again"
+        )
+        self._warn("outage", text, self._place, one_line(error))
+
+    def _warn_of_loss(self, record: Record, error: Exception) -> None:
+        kind = type(record).__name__.lower()
+        self._warn(kind, "%s did not take %s: %s", self._place, kind, one_line(error))
 
     def _warn(self, kind: str, text: str, *values: object) -> None:
         if kind not in self._warned:  # once: an outage of an hour is one fact
@@ -172,4 +174,4 @@ class BackgroundTracker:
 
 def one_line(error: BaseException) -> str:
     """The first line of an error's text, for a log."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:MAX_ERROR_CHARS]

@@ -38,7 +38,7 @@ MLFLOW_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 DATABASE_SCHEMES = ("sqlite", "postgresql", "mysql", "mssql")
-OPEN_TIMEOUT_S = 60.0  # import and a new sqlite schema took 5 to 20 s; others may be first
+OPEN_TIMEOUT_S = 120.0  # import and a new sqlite schema took 5 to 70 s; others may be first
 POLL_S = 0.5
 
 

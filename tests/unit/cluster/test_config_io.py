@@ -124,7 +124,7 @@ def test_all_wrong_settings_are_named_at_once_each_in_a_line() -> None:
         from_dict(Train, data, "run.yaml")
     assert str(caught.value).splitlines() == [
         "run.yaml: optim.lr must be a number, got 'high'",
-        "run.yaml: unknown setting 'optim.nmae': did you mean name?",
+        "run.yaml: unknown setting 'optim.nmae': did you mean optim.name?",
         "run.yaml: epochs must be a whole number, got 1.5",
         "run.yaml: unknown setting 'epoch': did you mean epochs?",
         "run.yaml: nesterov must be true or false, got 1",

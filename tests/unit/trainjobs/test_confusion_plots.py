@@ -95,7 +95,7 @@ def test_samples_of_any_size_are_drawn_off_the_main_thread(tmp_path: Path) -> No
     images = [np.full((height, 1000, 3), 40, dtype=np.uint8) for height in (100, 3000, 500)]
     truths = [make_truth((FIRST, 0), (SECOND, 1))] * 3
     found = [make_found((FIRST, 1, 0.9), (NOWHERE, 0, 0.1))] * 3
-    path = tmp_path / "samples.jpg"
+    path = tmp_path / "samples.png"
 
     thread = threading.Thread(target=plot_samples, args=(images, truths, found, NAMES, path))
     thread.start()
@@ -103,3 +103,5 @@ def test_samples_of_any_size_are_drawn_off_the_main_thread(tmp_path: Path) -> No
 
     height, width = image_size(path)
     assert width > height
+    picture = np.asarray(cv2.imread(str(path))).astype(int)
+    assert (np.ptp(picture, axis=2) > 100).sum() > 500  # colored boxes on the gray images

@@ -183,11 +183,17 @@ def test_without_duplicates_both_figures_agree_within_a_few_points(seed: int) ->
 def test_coco_agrees_with_its_definition_written_out(seed: int) -> None:
     truths, found = random_scene(seed)
 
-    assert coco_map(truths, found, 3)["map50"] == pytest.approx(plain_ap50(truths, found, 3))
+    metrics = coco_map(truths, found, 3)
+
+    aps = [plain_ap(truths, found, 3, minimum=level / 100) for level in range(50, 100, 5)]
+    assert metrics["map50"] == pytest.approx(aps[0])
+    assert metrics["map50_95"] == pytest.approx(np.mean(aps))
 
 
-def plain_ap50(truths: list[Truth], found: list[Detections], num_classes: int) -> float:
-    """COCO's AP at IoU 0.5, one detection at a time: by score, each to its best free truth."""
+def plain_ap(
+    truths: list[Truth], found: list[Detections], num_classes: int, *, minimum: float
+) -> float:
+    """COCO's AP at one IoU, one detection at a time: by score, each to its best free truth."""
     aps = []
     for label in range(num_classes):
         rows = [
@@ -200,7 +206,7 @@ def plain_ap50(truths: list[Truth], found: list[Detections], num_classes: int) -
         total, hits, precision, recall = sum(map(len, free.values())), 0, [], []
         for rank, (_, image, box) in enumerate(sorted(rows, key=lambda row: -row[0]), start=1):
             iou = pairwise_iou(free[image], box[None])[:, 0]
-            if len(iou) and iou.max() >= 0.5:
+            if len(iou) and iou.max() >= minimum:
                 free[image] = np.delete(free[image], iou.argmax(), axis=0)
                 hits += 1
             precision.append(hits / rank)

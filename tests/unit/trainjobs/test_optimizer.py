@@ -41,9 +41,7 @@ def update(config: OptimConfig, images_per_step: int) -> Tensor:
 def test_only_weights_of_convolutions_and_linear_layers_are_decayed() -> None:
     model = make_model()
     optimizer = build_optimizer(model, OptimConfig(), NOMINAL)
-    decayed = {
-        id(p) for g in optimizer.param_groups if g["weight_decay"] > 0 for p in g["params"]
-    }  # fmt: skip
+    decayed = {id(p) for g in optimizer.param_groups if g["weight_decay"] > 0 for p in g["params"]}
     assert decayed == {id(model[0].weight), id(model[2].weight)}
 
 

@@ -56,7 +56,7 @@ def test_micro_batches_of_a_step_differ_by_at_most_one_and_fit_a_worker(
 ) -> None:
     for step in plan.steps(epoch):
         assert max(step.sizes) - min(step.sizes) <= 1
-        assert 1 <= min(step.sizes) and max(step.sizes) <= plan.batch_size_per_worker
+        assert min(step.sizes) >= 1 and max(step.sizes) <= plan.batch_size_per_worker
 
 
 @quick
@@ -120,10 +120,8 @@ def test_steps_are_the_same_for_any_world_size(plan: StepPlan, epoch: int) -> No
 def test_ranks_take_micro_batches_in_turn_and_each_has_one_owner(plan: StepPlan) -> None:
     for step in plan.steps(0):
         owners = {
-            number: rank
-            for rank in range(plan.world_size)
-            for number in plan.mine(step, rank)
-        }  # fmt: skip
+            number: rank for rank in range(plan.world_size) for number in plan.mine(step, rank)
+        }
         assert owners == {j: j % plan.world_size for j in range(len(step.sizes))}
         assert sum(len(plan.mine(step, r)) for r in range(plan.world_size)) == len(step.sizes)
 
@@ -154,9 +152,7 @@ def test_a_step_has_as_many_micro_batches_as_its_start_has_warmup(plan: StepPlan
 
 
 def test_warmup_ramps_the_number_of_micro_batches_from_first_to_full() -> None:
-    plan = make_plan(
-        num_images=100, images_per_step=16, batch_size_per_worker=4, warmup_images=40
-    )  # fmt: skip
+    plan = make_plan(num_images=100, images_per_step=16, batch_size_per_worker=4, warmup_images=40)
     # Progress at each step's start: 0, .1, .2, .4, .6, .9, 1; 1 + 3p = 1, 1.3, 1.6, 2.2, 2.8, 3.7, 4.
     assert [len(step) for step in sizes(plan)[:7]] == [1, 1, 2, 2, 3, 4, 4]
 
@@ -199,7 +195,5 @@ def test_accumulate_counts_micro_batches_of_every_rank(a: int, batch: int, world
 
 @pytest.mark.parametrize("wrong", [0, -1, "twice"])
 def test_accumulate_that_is_neither_auto_nor_positive_is_an_error(wrong: int | str) -> None:
-    with pytest.raises(ConfigError, match="optim.accumulate"):
-        resolve_images_per_step(
-            wrong, batch_size_per_worker=1, world_size=1, nominal_batch_size=64
-        )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"optim\.accumulate"):
+        resolve_images_per_step(wrong, batch_size_per_worker=1, world_size=1, nominal_batch_size=64)

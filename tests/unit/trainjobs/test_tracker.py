@@ -10,7 +10,16 @@ from cluster.errors import ConfigError
 from trainjobs.tracking import background
 from trainjobs.tracking.background import BackgroundTracker
 from trainjobs.tracking.mlflow_tracker import choose_store
-from trainjobs.tracking.records import MAX_METRICS, End, Facts, Metric, Metrics, Record, merged
+from trainjobs.tracking.records import (
+    MAX_METRICS,
+    Artifact,
+    End,
+    Facts,
+    Metric,
+    Metrics,
+    Record,
+    merged,
+)
 from trainjobs.tracking.tracker import NullTracker
 
 
@@ -132,6 +141,7 @@ def test_an_opening_that_hangs_holds_nobody_beyond_its_timeout() -> None:
     assert tracker.run_id is None
     assert time.monotonic() - begin < 2
     never.set()
+    tracker.close("failed")  # the thread ends here, not in the next test
 
 
 def test_an_outage_is_one_warning_and_what_it_held_up_arrives_afterwards(
@@ -151,6 +161,57 @@ def test_an_outage_is_one_warning_and_what_it_held_up_arrives_afterwards(
     assert sink.metrics() == {"map50": [0, 1, 2, 3]}
     (warning,) = warnings_of(caplog)
     assert "the service does not answer (no route to host):" in warning
+
+
+def test_a_record_that_fails_while_the_service_answers_is_tried_three_times(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "MAX_PAUSE_S", 0.01)
+    attempts = []
+
+    class FullDiskSink(ListSink):
+        def send(self, record: Record) -> None:
+            if isinstance(record, Artifact):
+                attempts.append(record)
+                raise OSError("no space left")
+            super().send(record)
+
+    sink = FullDiskSink()
+    tracker = make_tracker(lambda: sink)
+    tracker.log_artifact(Path("plot.png"))
+    tracker.log_metrics({"map50": 0.5}, step=1)
+    tracker.close("finished")
+
+    assert len(attempts) == background.MAX_ATTEMPTS
+    assert sink.metrics() == {"map50": [1]}
+    assert warnings_of(caplog) == ["the service did not take artifact: no space left"]
+
+
+def test_a_service_that_is_back_when_the_run_closes_gets_everything() -> None:
+    in_attempt, may_fail = threading.Event(), threading.Event()
+
+    class SlowToFailSink(ListSink):
+        is_first = True
+
+        def send(self, record: Record) -> None:
+            if self.is_first:
+                self.is_first = False
+                in_attempt.set()
+                may_fail.wait()
+                raise ConnectionError("it was down when this attempt began")
+            super().send(record)
+
+        def answers(self) -> bool:
+            return False
+
+    slow = SlowToFailSink()
+    tracker = make_tracker(lambda: slow)
+    tracker.log_metrics({"map50": 0.5}, step=1)
+    in_attempt.wait()
+    threading.Timer(0.05, may_fail.set).start()
+    tracker.close("finished")
+
+    assert slow.records[-1] == End("finished")
 
 
 def test_closing_in_an_outage_ends_soon_with_the_same_one_warning(
