@@ -4,12 +4,15 @@
 on the command line and in a search space.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal
 
 from cluster.config import ResourceRequest
 from cluster.errors import ConfigError
 
+RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
+"""It becomes a folder and part of URIs."""
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
 
@@ -254,3 +257,8 @@ class TrainConfig:
         _check_range("epochs", self.epochs, 1)
         _check_range("batch_size_per_worker", self.batch_size_per_worker, 1)
         _check_range("seed", self.seed, 0, 2**32 - 1)
+        if self.run_name is not None and not RUN_NAME.fullmatch(self.run_name):
+            raise ConfigError(
+                f"run_name must be letters, digits, '.', '_' and '-', not beginning with '.', "
+                f"got {self.run_name!r}"
+            )

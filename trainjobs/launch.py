@@ -3,16 +3,11 @@
 `launch(config)` is what the commands, a search's trials and notebooks call.
 """
 
-import dataclasses
 import logging
-import os
-import secrets
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import datetime
-from pathlib import Path
 
 from ray.train import (
     CheckpointConfig,
@@ -33,12 +28,13 @@ from cluster.lease import hold_lease
 from cluster.logs import write_log_to
 from cluster.resources import WorkerPlan, describe
 from cluster.session import Session, connect
-from cluster.storage import RunPaths, check_storage, resolve_storage
+from cluster.storage import RunPaths, check_storage
 from trainjobs.config import TrainConfig
-from trainjobs.data.prepare import Prepared, log_summary, prepare_dataset
+from trainjobs.data.prepare import Prepared, log_summary
 from trainjobs.detector.task import check_model_config
 from trainjobs.driver import Driver, failure_cause
 from trainjobs.interrupt import stop_on_signals
+from trainjobs.locate import dataset_cache, locate, prepare_data
 from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
 from trainjobs.provenance import provenance
 from trainjobs.resolve import (
@@ -66,7 +62,6 @@ from trainjobs.worker import WorkerSettings, train_worker
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE, DEFAULT_CACHE = "TRAINJOBS_CACHE", "~/.cache/trainjobs"
 MAX_CONTROLLER_FAILURES = 2
 """Starts of the worker group that may time out before the run fails; Ray's default is for ever."""
 WORKER_ENVIRONMENT = {
@@ -124,26 +119,6 @@ def launch(
         return _train(config, paths, plan, record, callbacks=callbacks, job=job, started=started)
 
 
-def locate(config: TrainConfig) -> tuple[TrainConfig, RunPaths]:
-    """Give the run its name, and its folder in absolute terms."""
-    storage = resolve_storage(
-        config.resources.storage,
-        environ=os.environ,
-        cwd=Path.cwd(),
-        in_job="RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ,
-    )
-    name = config.run_name or new_run_name(config.model.name)
-    config = dataclasses.replace(
-        config,
-        run_name=name,
-        # Ranks run in another directory.
-        data=dataclasses.replace(config.data, source=_absolute(config.data.source)),
-        model=dataclasses.replace(config.model, weights=_absolute(config.model.weights)),
-        resources=dataclasses.replace(config.resources, storage=storage),
-    )
-    return config, RunPaths(storage, name)
-
-
 def log_start(config: TrainConfig, plan: WorkerPlan, session: Session) -> None:
     """Say what starts where."""
     optim = config.optim
@@ -165,17 +140,6 @@ def log_start(config: TrainConfig, plan: WorkerPlan, session: Session) -> None:
             plan.num_workers[1],
             plan.num_workers[1] - micro_batches,
         )
-
-
-def new_run_name(model: str) -> str:
-    """A name no other run has: model, time and three random digits."""
-    return f"{model}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)[:3]}"
-
-
-def prepare_data(config: TrainConfig) -> Prepared:
-    """The dataset, scanned into this node's cache."""
-    cache = Path(os.environ.get(CACHE_VARIABLE, DEFAULT_CACHE)).expanduser()
-    return prepare_dataset(config.data.source, cache, config.data, config.seed)
 
 
 def finished_result(config: TrainConfig, paths: RunPaths) -> RunResult | None:
@@ -237,7 +201,7 @@ def _train(
         settings = WorkerSettings(
             config=to_dict(config),
             storage=paths.storage,
-            cache=os.environ.get(CACHE_VARIABLE, DEFAULT_CACHE),
+            cache=dataset_cache(),
             cpus=plan.cpus_per_worker,
             resume_from=resume_from,
             sender=channel.sender(),
@@ -313,7 +277,3 @@ def _fit(trainer: TorchTrainer) -> None:
         thread.join(0.2)  # a join without limit would not let signals through
     if failures:
         raise failures[0]
-
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())

@@ -10,7 +10,7 @@ from cluster.session import connect
 from trainjobs.config import TrainConfig
 from trainjobs.detector.model import YOLOv5, build_yolov5
 from trainjobs.detector.task import check_model_config
-from trainjobs.launch import locate, prepare_data
+from trainjobs.locate import locate, prepare_data
 from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
 from trainjobs.resolve import build_plan, fit_batch, resolve_launch
 from trainjobs.run_folder import load_config

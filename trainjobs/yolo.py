@@ -16,8 +16,8 @@ from trainjobs.job import run_job
 
 DEMO = Demo(
     config=TrainConfig(
-        epochs=18,
-        batch_size_per_worker=8,
+        epochs=20,
+        batch_size_per_worker=16,
         data=DataConfig(image_size=128),
         model=ModelConfig(name="yolov5n"),
         augment=AugmentConfig(mosaic=0.5, close_mosaic=4),
@@ -33,7 +33,7 @@ DEMO = Demo(
             nominal_batch_size=16,
             ema_warmup_steps=200,
         ),
-        eval=EvalConfig(every_epochs=3),
+        eval=EvalConfig(every_epochs=5),
     ),
     note="no --data given: training the demo recipe, yolov5n at 128 px on generated shapes",
 )

@@ -118,3 +118,9 @@ def test_yolov5s_defaults_are_those_published() -> None:
     assert (optim.weight_decay, optim.warmup_epochs, optim.warmup_bias_lr) == (5e-4, 3.0, 0.1)
     assert (config.loss.box, config.loss.cls, config.loss.obj) == (0.05, 0.5, 1.0)
     assert (config.eval.confidence, config.eval.nms_iou, config.eval.patience) == (0.001, 0.6, 100)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "", "a b", "-x" * 100])
+def test_a_run_name_that_is_no_plain_folder_name_is_an_error(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"run_name must be"):
+        TrainConfig(run_name=name)

@@ -1,0 +1,58 @@
+"""Where a run lives, in absolute terms: its name and folder, and each node's cache of datasets.
+
+What the environment says about that is read here and handed on as values.
+"""
+
+import dataclasses
+import os
+import secrets
+from datetime import datetime
+from pathlib import Path
+
+from cluster.storage import RunPaths, resolve_storage
+from trainjobs.config import TrainConfig
+from trainjobs.data.prepare import Prepared, prepare_dataset
+
+CACHE_VARIABLE, DEFAULT_CACHE = "TRAINJOBS_CACHE", "~/.cache/trainjobs"
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the command of a submitted job."""
+
+
+def locate(config: TrainConfig) -> tuple[TrainConfig, RunPaths]:
+    """Give the run its name, and its folder in absolute terms."""
+    storage = resolve_storage(
+        config.resources.storage,
+        environ=os.environ,
+        cwd=Path.cwd(),
+        in_job=JOB_VARIABLE in os.environ,
+    )
+    name = config.run_name or new_run_name(config.model.name)
+    config = dataclasses.replace(
+        config,
+        run_name=name,
+        # Ranks run in another directory.
+        data=dataclasses.replace(config.data, source=_absolute(config.data.source)),
+        model=dataclasses.replace(config.model, weights=_absolute(config.model.weights)),
+        resources=dataclasses.replace(config.resources, storage=storage),
+    )
+    return config, RunPaths(storage, name)
+
+
+def new_run_name(model: str) -> str:
+    """A name no other run has: model, time and three random digits."""
+    return f"{model}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)[:3]}"
+
+
+def prepare_data(config: TrainConfig) -> Prepared:
+    """The dataset, scanned into this node's cache."""
+    cache = Path(dataset_cache()).expanduser()
+    return prepare_dataset(config.data.source, cache, config.data, config.seed)
+
+
+def dataset_cache() -> str:
+    """Folder for prepared datasets, on each node; `~` is to be read there."""
+    return os.environ.get(CACHE_VARIABLE, DEFAULT_CACHE)
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
