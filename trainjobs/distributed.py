@@ -18,8 +18,12 @@ DDP_OPTIONS: dict[str, Any] = {_SYNC_BUFFERS: False, "gradient_as_bucket_view": 
 
 
 def is_distributed() -> bool:
-    """Whether this process belongs to a process group."""
-    return dist.is_available() and dist.is_initialized()
+    """Whether this process has others to talk to.
+
+    A group of one must not communicate: gloo copies large tensors in threads of its own, whose
+    OpenMP teams make libgomp stop spinning in all of them. That halves the speed of a CPU rank.
+    """
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def all_reduce_sum(tensor: Tensor) -> Tensor:
