@@ -33,7 +33,7 @@ DEMO = Demo(
             nominal_batch_size=16,
             ema_warmup_steps=200,
         ),
-        eval=EvalConfig(every_epochs=5),
+        eval=EvalConfig(every_epochs=7),
     ),
     note="no --data given: training the demo recipe, yolov5n at 128 px on generated shapes",
 )
