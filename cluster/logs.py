@@ -100,6 +100,9 @@ def write_log_to(paths: RunPaths, relative: str) -> Iterator[None]:
                     f"{paths.location(relative)} cannot be written: {error}"
                 ) from error
         handler.setFormatter(_formatter())
+        for name in OWN_LOGGERS:  # a script or notebook may not have configured any logging
+            if logging.getLogger(name).level == logging.NOTSET:
+                logging.getLogger(name).setLevel(logging.INFO)
         stack.callback(handler.close)
         stack.callback(logging.getLogger().removeHandler, handler)
         logging.getLogger().addHandler(handler)

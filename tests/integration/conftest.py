@@ -1,4 +1,4 @@
-"""One embedded two-CPU Ray cluster for the whole folder; `launch` finds and uses it."""
+"""One embedded Ray cluster per module that asks for it; `launch` finds and uses it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +9,13 @@ from cluster.config import ClusterConfig
 from cluster.session import Session, connect
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset cache of the tests' own."""
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_session(cache: Path) -> Iterator[Session]:
     """A local cluster started by us, never one that happens to run here."""
     with (

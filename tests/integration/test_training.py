@@ -16,7 +16,14 @@ from trainjobs.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig
 from trainjobs.launch import launch
 from trainjobs.run_folder import RunResult
 
-pytestmark = pytest.mark.integration
+pytestmark = [
+    pytest.mark.integration,
+    # Ray's and MLflow's own use of what numpy, Ray Data and sqlalchemy deprecate.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 SAME_CURVE_TOLERANCE = 2e-4
 """float32 gradients are summed in another order by one rank than by two; 10 steps amplify that."""

@@ -44,7 +44,7 @@ def test_a_new_run_has_nothing_yet(paths: RunPaths) -> None:
 
 def test_a_resolved_config_comes_back(paths: RunPaths) -> None:
     config = resolve_launch(
-        make_config({"run_name": "a: b", "resources.num_workers": "1:2", "optim.lr": 1e-3}),
+        make_config({"run_name": "a-b", "resources.num_workers": "1:2", "optim.lr": 1e-3}),
         world_size=2,
     )
     save_config(paths, config)

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from cluster.config_io import dump_yaml, from_dict, leaf_paths, parse_yaml, replace_at, value_at
 from cluster.errors import ConfigError
 from tests.builders import make_config
-from trainjobs.config import TrainConfig
+from trainjobs.config import RUN_NAME, TrainConfig
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs")), max_size=12)
 CHANGES: dict[str, st.SearchStrategy[Any]] = {
     "epochs": st.integers(1, 10**6),
-    "run_name": st.none() | TEXT | st.sampled_from(["no", "1e3", "null", "2026-11-21", "1:2", "~"]),
+    "run_name": st.none()
+    | st.from_regex(RUN_NAME, fullmatch=True)
+    | st.sampled_from(["no", "1e3", "null", "2026-11-21", "0x1", "1_0"]),
     "seed": st.integers(0, 2**32 - 1),
     "data.source": st.none() | TEXT,
     "data.loader_workers": st.just("auto") | st.integers(0, 64),
