@@ -9,7 +9,7 @@ import pytest
 from cluster.errors import ConfigError, StorageError
 from cluster.storage import CHECK_FOLDER, RunPaths, check_storage, resolve_storage
 
-CWD = Path("/work/here")
+CWD = Path("/home/ann")
 HOME = Path.home()
 
 
@@ -23,11 +23,11 @@ def paths(request: pytest.FixtureRequest, tmp_path: Path) -> RunPaths:
 @pytest.mark.parametrize(
     ("request_", "in_job", "environ", "expected"),
     [
-        (None, False, {}, "/work/here/runs"),
-        (None, False, {"TRAINJOBS_STORAGE": "/shared"}, "/work/here/runs"),
+        (None, False, {}, "/home/ann/runs"),
+        (None, False, {"TRAINJOBS_STORAGE": "/shared"}, "/home/ann/runs"),
         (None, True, {}, f"{HOME}/runs"),
         (None, True, {"TRAINJOBS_STORAGE": "/shared"}, "/shared"),
-        ("out/../runs", False, {}, "/work/here/runs"),
+        ("out/../runs", False, {}, "/home/ann/runs"),
         ("/data/runs/", True, {}, "/data/runs"),
         ("~/x", True, {}, f"{HOME}/x"),
         ("file:///a%20b/", False, {}, "/a b"),
