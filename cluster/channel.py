@@ -141,7 +141,7 @@ class _SendingHandler(logging.handlers.QueueHandler):
 class Channel:
     """The driver's end: `sender` for the ranks, `request_stop` for the user's Ctrl-C."""
 
-    def __init__(self, on_event: Callable[[object], None]) -> None:
+    def __init__(self, on_event: Callable[[Any], None]) -> None:
         node = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(_Mailbox)
         self._mailbox = actor.options(num_cpus=0, scheduling_strategy=node).remote()
@@ -205,7 +205,7 @@ class Channel:
 
 
 @contextlib.contextmanager
-def open_channel(on_event: Callable[[object], None]) -> Iterator[Channel]:
+def open_channel(on_event: Callable[[Any], None]) -> Iterator[Channel]:
     """Open the driver's end for the length of a run; Ray must be connected.
 
     Args:

@@ -24,6 +24,10 @@ class RunError(ServiceError):
     """A run of that name exists and cannot be continued, or is live elsewhere."""
 
 
+class RunInUseError(RunError):
+    """Another live process works on the run."""
+
+
 class TrackingError(ServiceError):
     """The tracking server does not answer."""
 

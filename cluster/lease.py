@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.errors import RunError, StorageError
+from cluster.errors import RunInUseError, StorageError
 from cluster.storage import RunPaths
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ def hold_lease(paths: RunPaths) -> Iterator[Lease]:
     """Hold a run for this process; a lease whose holder is gone is taken over at once.
 
     Raises:
-        RunError: A live process holds the run; names its host, its pid and the lease's age.
+        RunInUseError: A live process holds the run; names its host, its pid and the lease's age.
         StorageError: The run's folder cannot be written.
     """
     holder = Holder.this_process()
@@ -157,7 +157,7 @@ def _check_free(paths: RunPaths, mine: str = "") -> None:
     if found is None or found.token == mine:
         return
     if mine or found.is_live(now):
-        raise RunError(
+        raise RunInUseError(
             f"run {paths.run_name} is live: process {found.pid} on {found.host} holds it (lease "
             f"renewed {max(now - found.renewed_at, 0):.0f} s ago). Wait for it, stop it, or give "
             "another --run-name"

@@ -5,6 +5,7 @@ a cluster that can never hold the run is an error at once. The driver and Ray Tr
 take no CPU.
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,6 +103,34 @@ def plan(request: ResourceRequest, nodes: Sequence[NodeInfo]) -> WorkerPlan:
         accelerator_type=request.accelerator_type,
         num_nodes=sum(count > 0 for count in room),
     )
+
+
+def share(request: ResourceRequest, nodes: Sequence[NodeInfo]) -> ResourceRequest:
+    """The request of one of several runs: a GPU's worker leaves the CPUs of the other GPUs alone.
+
+    (A run by itself gives its workers all CPUs of their nodes.)
+    """
+    usable = [node for node in nodes if request.accelerator_type in (None, node.accelerator_type)]
+    gpus = _gpus_per_worker(request, usable)
+    room = [(node, _room_on(node, None, gpus)) for node in usable]
+    shares = [node.cpus / count for node, count in room if count]
+    if request.cpus_per_worker is not None or not gpus or not shares:
+        return request
+    return dataclasses.replace(request, cpus_per_worker=math.floor(min(shares) * _STEPS) / _STEPS)
+
+
+def concurrent_runs(plan: WorkerPlan, nodes: Sequence[NodeInfo]) -> int:
+    """How many runs of this plan the cluster's nodes hold at a time; at least 1, as `plan` fits."""
+    usable = [node for node in nodes if plan.accelerator_type in (None, node.accelerator_type)]
+    room = [_room_on(node, plan.cpus_per_worker, plan.gpus_per_worker) for node in usable]
+    workers = plan.num_workers[1]
+    if plan.placement == "STRICT_PACK":
+        return max(1, sum(count // workers for count in room))
+    if plan.placement == "STRICT_SPREAD":
+        most = sum(room) // workers
+        fits = [k for k in range(1, most + 1) if sum(min(c, k) for c in room) >= k * workers]
+        return max(fits, default=1)
+    return max(1, sum(room) // workers)
 
 
 def describe(plan: WorkerPlan) -> str:

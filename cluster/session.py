@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import worker as ray_worker
 from ray._private.utils import read_ray_address
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -121,6 +122,7 @@ def connect(config: ClusterConfig, log_level: str = "INFO") -> Iterator[Session]
             return
         address = _find_cluster(config)
         stack.enter_context(authentication(embedded=address is None))
+        stack.enter_context(_raylet_lines_logged())
         stack.callback(ray.shutdown)
         with _signal_handlers_kept():
             if address is None:
@@ -133,6 +135,22 @@ def connect(config: ClusterConfig, log_level: str = "INFO") -> Iterator[Session]
 def _session(config: ClusterConfig, *, embedded: bool) -> Session:
     address = ray.get_runtime_context().gcs_address
     return Session(address=address, embedded=embedded, timeout_s=config.start_timeout_s)
+
+
+@contextmanager
+def _raylet_lines_logged() -> Iterator[None]:
+    """What Ray prints on standard output for a raylet goes the way of its log messages."""
+
+    def log(data: dict[str, Any], ignore_prefix: bool = True) -> None:
+        for line in data["lines"]:
+            logging.getLogger("ray").warning("%s", line)
+
+    before = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = log
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = before
 
 
 def _adopt_ray_logger(level: int) -> None:

@@ -11,20 +11,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cluster.config_io import replace_at
-from trainjobs.checkpoint import TrainState, load_checkpoint, save_checkpoint
+from trainjobs.checkpoint import save_checkpoint
 from trainjobs.config import TrainConfig
-from trainjobs.data.loader import Sample, TrainingLoader, build_loader
-from trainjobs.data.sampler import RankSampler, SampleRef
-from trainjobs.distributed import DDP_OPTIONS, unwrapped
+from trainjobs.data.loader import Sample, build_loader
+from trainjobs.data.sampler import SampleRef
+from trainjobs.distributed import DDP_OPTIONS
 from trainjobs.loop import LossSums, Training
-from trainjobs.optim.batch_norm import StepStatistics, record_batch_norm
-from trainjobs.optim.ema import ModelEma
-from trainjobs.optim.optimizer import build_optimizer
-from trainjobs.optim.precision import Precision
-from trainjobs.optim.schedule import Schedule
-from trainjobs.resolve import build_plan
 from trainjobs.step_plan import Step, StepPlan
 from trainjobs.task import Batch, Loss, Metrics
+from trainjobs.training import build_training
 
 CPU = torch.device("cpu")
 SIDE_PX = 6
@@ -191,48 +186,15 @@ def make_training(
     checkpoint: Path | None = None,
     wrap: type[nn.Module] | None = None,
 ) -> Training:
-    """Wire a training as `trainjobs.worker` does; from a checkpoint if one is given."""
-    task, optim = task or TinyTask(config.seed), config.optim
-    plan = build_plan(config, num_images=task.num_training_images, world_size=world_size)
-    network = task.build_model()
-    record_batch_norm(network)
-    model = wrap(network, **DDP_OPTIONS) if wrap else network
-    inner = unwrapped(model)
-    ema = ModelEma(inner, decay=optim.ema_decay, warmup_steps=optim.ema_warmup_steps)
-    optimizer = build_optimizer(inner, optim, plan.images_per_step)
-    precision = Precision(optim.precision, CPU)
-    state = TrainState()
-    if checkpoint is not None:
-        state, tensors = load_checkpoint(checkpoint, CPU)
-        inner.load_state_dict(tensors["model"])
-        ema.model.load_state_dict(tensors["ema"])
-        optimizer.load_state_dict(tensors["optimizer"])
-        precision.scaler.load_state_dict(tensors["scaler"])
-    sampler = RankSampler(
-        plan=plan,
+    """A training of `TinyTask`; from a checkpoint if one is given."""
+    return build_training(
+        config,
+        task or TinyTask(config.seed),
         rank=rank,
-        seed=config.seed,
-        epochs=config.epochs,
-        first_epoch=state.epoch,
-        first_step=state.step,
-    )
-    return Training(
-        task=task,
-        model=model,
-        ema=ema,
-        optimizer=optimizer,
-        precision=precision,
-        batch_norm=StepStatistics(inner),
-        plan=plan,
-        schedule=Schedule(optim, config.epochs, plan.images_per_step),
-        loader=TrainingLoader(
-            task.training_batches(sampler), plan=plan, rank=rank, dummy=task.dummy_batch()
-        ),
-        state=state,
-        epochs=config.epochs,
-        max_grad_norm=optim.max_grad_norm,
-        evaluate_every=config.eval.every_epochs,
-        patience=config.eval.patience,
+        world_size=world_size,
+        device=CPU,
+        checkpoints=[checkpoint] if checkpoint is not None else [],
+        prepare_model=lambda network: wrap(network, **DDP_OPTIONS) if wrap else network,
     )
 
 

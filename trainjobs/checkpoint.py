@@ -54,6 +54,11 @@ def save_checkpoint(folder: Path, state: TrainState, tensors: Mapping[str, Any])
     The manifest comes last: a folder without one, or with one that disagrees, is not a checkpoint.
     """
     torch.save(dict(tensors), folder / TENSORS)
+    replace_state(folder, state)
+
+
+def replace_state(folder: Path, state: TrainState) -> None:
+    """Write the state beside the tensors in `folder`, and a manifest of both."""
     (folder / STATE).write_text(json.dumps({"format": FORMAT_VERSION, **asdict(state)}))
     sums = {name: _checksum(folder / name) for name in (TENSORS, STATE)}
     (folder / MANIFEST).write_text(json.dumps(sums))
@@ -76,12 +81,22 @@ def load_checkpoint(folder: Path, device: torch.device) -> tuple[TrainState, dic
     Raises:
         CheckpointError: it is incomplete, damaged or of another format.
     """
+    state = load_state(folder)
+    # weights_only: plain containers and tensors, no code from the file is run.
+    return state, torch.load(folder / TENSORS, map_location=device, weights_only=True)
+
+
+def load_state(folder: Path) -> TrainState:
+    """State of a checkpoint that is whole.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`.
+    """
     check_checkpoint(folder)
     raw = json.loads((folder / STATE).read_text())
     if (found := raw.pop("format", None)) != FORMAT_VERSION:
         raise CheckpointError(str(folder), f"format {found}, this version reads {FORMAT_VERSION}")
-    # weights_only: plain containers and tensors, no code from the file is run.
-    return TrainState(**raw), torch.load(folder / TENSORS, map_location=device, weights_only=True)
+    return TrainState(**raw)
 
 
 def _checksum(path: Path) -> str:

@@ -51,7 +51,7 @@ NOT_HERE = {
     "--linear-lr": "linear is the default; see --optim.schedule",
     "--sync-bn": "not yet; BatchNorm's running statistics are combined over ranks in any case",
     "--freeze": "not yet",
-    "--evolve": "not yet; a search over settings replaces it",
+    "--evolve": "use `python -m tuning.sweep`, a search over any settings",
     "--rect": "validation always uses rectangular batches, training square ones",
     "--multi-scale": "not yet; --augment.scale zooms within the image size",
     "--single-cls": "not yet; give a data.yaml with one class",
@@ -97,16 +97,8 @@ def parse(argv: Sequence[str], job: str, demo: Demo) -> Command:
         ConfigError: a file or a value is wrong, or a flag is one of another system.
         SystemExit: with 2, after tyro's message, for unknown flags; with 0 after --help.
     """
-    args = [_expanded(argument) for argument in argv]
-    hyps, files = _files(args, "--hyp"), _files(args, "--config")
-    trees = [read_hyp(load_yaml(file), file) for file in hyps]
-    trees += [load_yaml(file) for file in files]
-    has_data = any(a.split("=")[0] == "--data.source" for a in args) or any(
-        isinstance(data := tree.get("data"), dict) and data.get("source") for tree in trees
-    )
-    base = TrainConfig() if has_data else demo.config
-    for file, tree in zip(hyps + files, trees, strict=True):
-        base = merge(base, tree, file)
+    args = [expanded(argument) for argument in argv]
+    base = base_config(args, demo)
     short = ", ".join(f"{s} for {flag}" for s, flag in ALIASES.items())
     return tyro.cli(
         Command,
@@ -118,15 +110,48 @@ def parse(argv: Sequence[str], job: str, demo: Demo) -> Command:
     )
 
 
-def _expanded(argument: str) -> str:
+def base_config(args: Sequence[str], demo: Demo, prefix: str = "--") -> TrainConfig:
+    """The config that flags are laid over: the demo where there is no data, and YAML files.
+
+    Args:
+        args: the command line, expanded.
+        demo: of the job.
+        prefix: what flags of the training config begin with.
+
+    Raises:
+        ConfigError: a file is wrong.
+    """
+    hyps, files = files_after("--hyp", args), files_after("--config", args)
+    trees = [read_hyp(load_yaml(file), file) for file in hyps]
+    trees += [load_yaml(file) for file in files]
+    has_data = any(a.split("=")[0] == f"{prefix}data.source" for a in args) or any(
+        isinstance(data := tree.get("data"), dict) and data.get("source") for tree in trees
+    )
+    base = TrainConfig() if has_data else demo.config
+    for file, tree in zip(hyps + files, trees, strict=True):
+        base = merge(base, tree, file)
+    return base
+
+
+def expanded(argument: str, prefix: str = "--") -> str:
+    """An argument with its short form written out.
+
+    Raises:
+        ConfigError: it is a flag of another system; says what to give instead.
+    """
     name, equals, value = argument.partition("=")
     plain = name.replace("_", "-")  # both spellings work, as in torchrun
-    if plain in NOT_HERE:
-        raise ConfigError(f"{name} is not an option here: {NOT_HERE[plain]}")
-    return ALIASES.get(plain, name) + equals + value
+    if not plain.startswith(prefix):
+        return argument
+    flag = f"--{plain.removeprefix(prefix)}"
+    if flag in NOT_HERE:
+        raise ConfigError(f"{name} is not an option here: {NOT_HERE[flag]}")
+    if flag not in ALIASES:
+        return argument
+    return prefix + ALIASES[flag].removeprefix("--") + equals + value
 
 
-def _files(args: Sequence[str], flag: str) -> list[str]:
+def files_after(flag: str, args: Sequence[str]) -> list[str]:
     """The values that follow `flag`; tyro reads them again, after they have set the defaults."""
     files: list[str] = []
     for number, argument in enumerate(args):

@@ -211,6 +211,9 @@ class CheckpointConfig:
 
     every_epochs: int = 1
     """Epochs between checkpoints; the last epoch always leaves one."""
+    start_from: str | None = None
+    """Folder of another run: a new run goes on from its newest epoch (weights, optimizer, EMA,
+    epochs done) under its own settings. Default: from the start."""
 
     def __post_init__(self) -> None:
         _check_range("checkpoint.every_epochs", self.every_epochs, 1)
@@ -224,6 +227,8 @@ class TrackingConfig:
     """MLflow server or store. Default: $MLFLOW_TRACKING_URI, else sqlite in the storage folder."""
     experiment: str | None = None
     """MLflow experiment. Default: the job's name (yolo)."""
+    parent_run_id: str | None = None
+    """MLflow run below which this one is shown; a sweep sets it for its trials."""
     timeout_s: float = 10.0
     """Seconds a run waits for the tracking server before it starts without it."""
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ray.train import ControllerError, WorkerGroupError
@@ -12,7 +13,8 @@ from cluster.errors import ServiceError, StorageError
 from cluster.storage import RunPaths
 from trainjobs.config import TrainConfig
 from trainjobs.console import Display
-from trainjobs.events import EpochDone, GroupStarted, RunDone, StepProgress
+from trainjobs.events import EpochDone, Event, GroupStarted, RunDone, StepProgress
+from trainjobs.interrupt import StopRequest
 from trainjobs.run_folder import (
     ARTIFACTS,
     BEST,
@@ -27,6 +29,9 @@ from trainjobs.tracking.tracker import Status, Tracker
 
 logger = logging.getLogger(__name__)
 
+Callback = Callable[[Event], None]
+"""Is told each event of rank 0, in the process that launched the run."""
+
 
 class Driver:
     """Receives the ranks' events; at the end says how the run ended."""
@@ -39,15 +44,17 @@ class Driver:
         tracker: Tracker,
         *,
         started: float,
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.config, self.paths, self.record, self.tracker = config, paths, record, tracker
         self.started, self.wall_before_s = started, record.wall_s
+        self.callbacks = callbacks
         self.display = Display(config.epochs)
         self.world_size = 0
         self.last_row: dict[str, float] = {}
         self.done: RunDone | None = None
 
-    def on_event(self, event: object) -> None:
+    def on_event(self, event: Event) -> None:
         """Take in one event of rank 0."""
         match event:
             case StepProgress():
@@ -63,15 +70,32 @@ class Driver:
                 self._save_record()
             case RunDone():
                 self.done = event
+        for callback in self.callbacks:
+            callback(event)
 
-    def finish(self, error: str | None, signum: int | None) -> RunResult:
+    def finish(self, error: str | None, stop: StopRequest) -> RunResult:
         """Write result.json, hand everything to the tracker and close it."""
         self.display.close()
         self._note_run_id()
         self._save_record()
+        status = _status(self.done, error, stop)
+        result = self._result(status, error, stop.signum)
+        save_result(self.paths, result)
+        with tempfile.TemporaryDirectory(prefix="trainjobs-artifacts-") as scratch:
+            self._send_artifacts(Path(scratch))
+            self.tracker.close(status)
+        return result
+
+    def abandon(self, stop: StopRequest) -> None:
+        """Leave at once, but not a result or a tracker that says the run goes on."""
+        self.display.close()
+        self._save_record()
+        save_result(self.paths, self._result("interrupted", None, stop.signum))
+        self.tracker.close("interrupted")
+
+    def _result(self, status: Status, error: str | None, signum: int | None) -> RunResult:
         done, row = self.done, self.last_row
-        status = _status(done, error)
-        result = RunResult(
+        return RunResult(
             status=status,
             run_name=self.paths.run_name,
             mlflow_run_id=self.record.mlflow_run_id,
@@ -95,11 +119,6 @@ class Driver:
             signal=signum,
             error=error,
         )
-        save_result(self.paths, result)
-        with tempfile.TemporaryDirectory(prefix="trainjobs-artifacts-") as scratch:
-            self._send_artifacts(Path(scratch))
-            self.tracker.close(status)
-        return result
 
     def _track(self, row: dict[str, float]) -> None:
         epoch = int(row["epoch"])
@@ -142,7 +161,8 @@ def failure_cause(error: BaseException) -> str:
     return text if isinstance(cause, ServiceError) else f"{type(cause).__name__}: {text}"
 
 
-def _status(done: RunDone | None, error: str | None) -> Status:
+def _status(done: RunDone | None, error: str | None, stop: StopRequest) -> Status:
     if error is not None:
         return "failed"
-    return done.outcome if done else "interrupted"
+    outcome = done.outcome if done else "interrupted"
+    return "stopped" if outcome == "interrupted" and stop.outcome == "stopped" else outcome

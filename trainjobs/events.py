@@ -45,3 +45,6 @@ class RunDone:
     metrics: dict[str, float]
     """Of the best weights; empty if the run was interrupted."""
     metrics_yolov5: dict[str, float]
+
+
+Event = GroupStarted | StepProgress | EpochDone | RunDone

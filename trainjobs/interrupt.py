@@ -1,11 +1,12 @@
-"""Ctrl-C and SIGTERM: the first asks for a checkpoint and a stop, the second ends it now."""
+"""How a run is asked to stop: by a search, or by Ctrl-C and SIGTERM (the second one ends it now)."""
 
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Literal
 
 logger = logging.getLogger(__name__)
 
@@ -20,35 +21,40 @@ class Interrupted(BaseException):
         self.signum = signum
 
 
-class Interruption:
-    """Which signal, if any, has asked for a stop."""
+class StopRequest:
+    """The wish that a run leaves a checkpoint and stops. Any thread may make it; the first counts."""
 
     def __init__(self) -> None:
+        self.outcome: Literal["stopped", "interrupted"] | None = None
+        """What the run's result will say: `stopped` for good, or `interrupted` and to go on."""
         self.signum: int | None = None
+
+    def make(self, outcome: Literal["stopped", "interrupted"]) -> None:
+        """Ask for the stop."""
+        self.outcome = self.outcome or outcome
 
 
 @contextmanager
-def stop_on_signals(request_stop: Callable[[], None]) -> Iterator[Interruption]:
-    """Call `request_stop` on the first signal. In a thread (a search's trial) signals stay as they are.
+def stop_on_signals(stop: StopRequest) -> Iterator[None]:
+    """Make the request on the first signal. In a thread (a search's trial) signals stay as they are.
 
     Raises:
         Interrupted: a second signal came.
     """
-    interruption = Interruption()
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if interruption.signum is not None:
+        if stop.signum is not None:
             raise Interrupted(signum)
-        interruption.signum = signum
+        stop.signum = signum
         logger.warning("stopping after this step, with a checkpoint; once more: stop now")
-        request_stop()
+        stop.make("interrupted")
 
     if threading.current_thread() is not threading.main_thread():
-        yield interruption
+        yield
         return
     before = {signum: signal.signal(signum, handle) for signum in SIGNALS}
     try:
-        yield interruption
+        yield
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cluster.errors import ServiceError, TrainingError
 from cluster.logs import configure_logging
 from trainjobs.command_line import Command, Demo, parse
+from trainjobs.interrupt import Interrupted
 
 if TYPE_CHECKING:
     from trainjobs.run_folder import RunResult
@@ -24,36 +25,43 @@ def run_job(argv: Sequence[str], job: str, demo: Demo, show: Callable[[str], Non
     Returns:
         0 done, 1 the run failed, 2 a mistake of the user's, 128 + signal if interrupted.
     """
-    try:
-        configure_logging()
+
+    def run() -> int:
         command = parse(argv, job, demo)
         configure_logging(command.log_level)
         if command.run.data.source is None and not command.config:
             logger.info("%s", demo.note)
         return _run(command, job, show)
+
+    return exit_code(run)
+
+
+def exit_code(run: Callable[[], int]) -> int:
+    """Call a command; an error becomes one message on stderr and the command's exit code."""
+    try:
+        configure_logging()
+        return run()
     except TrainingError as error:
         print_error(error)
         return FAILED
     except ServiceError as error:
         print_error(error)
         return MISTAKE
+    except Interrupted as interrupted:
+        return 128 + interrupted.signum
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
 
 
 def _run(command: Command, job: str, show: Callable[[str], None]) -> int:
     # Torch and Ray load here: help and mistakes in the command line answer before.
-    from trainjobs.interrupt import Interrupted  # noqa: PLC0415
     from trainjobs.launch import launch  # noqa: PLC0415
     from trainjobs.preview import preview  # noqa: PLC0415
 
     if command.dry_run:
         show(preview(command.run))
         return SUCCESS
-    try:
-        result = launch(command.run, job=job)
-    except Interrupted as interrupted:
-        return 128 + interrupted.signum
+    result = launch(command.run, job=job)
     show(summary(result))
     return SUCCESS if result.status != "interrupted" else 128 + (result.signal or signal.SIGINT)
 

@@ -1,23 +1,16 @@
-"""Start, continue and end a run: the driver's side, and the only builder of `TorchTrainer`.
+"""Start, continue and end a run: the driver's side.
 
 `launch(config)` is what the commands, a search's trials and notebooks call.
 """
 
 import logging
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
 from ray.train import (
-    CheckpointConfig,
-    FailureConfig,
-    RunConfig,
-    ScalingConfig,
     TrainingFailedError,
-    UserCallback,
 )
-from ray.train.torch import TorchConfig, TorchTrainer
 
 from cluster import resources
 from cluster.channel import open_channel
@@ -32,8 +25,9 @@ from cluster.storage import RunPaths, check_storage
 from trainjobs.config import TrainConfig
 from trainjobs.data.prepare import Prepared, log_summary
 from trainjobs.detector.task import check_model_config
-from trainjobs.driver import Driver, failure_cause
-from trainjobs.interrupt import stop_on_signals
+from trainjobs.driver import Callback, Driver, failure_cause
+from trainjobs.fork import fork_from
+from trainjobs.interrupt import Interrupted, StopRequest, stop_on_signals
 from trainjobs.locate import dataset_cache, locate, prepare_data
 from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
 from trainjobs.provenance import provenance
@@ -58,36 +52,28 @@ from trainjobs.run_folder import (
     save_record,
 )
 from trainjobs.tracking.mlflow_tracker import open_tracker
-from trainjobs.worker import WorkerSettings, train_worker
+from trainjobs.trainer import build_trainer, fit
+from trainjobs.worker import WorkerSettings
 
 logger = logging.getLogger(__name__)
-
-MAX_CONTROLLER_FAILURES = 2
-"""Starts of the worker group that may time out before the run fails; Ray's default is for ever."""
-WORKER_ENVIRONMENT = {
-    # glibc then keeps freed activations instead of returning and faulting in their pages every
-    # step: 4 to 5 % of a CPU step. Without effect on GPU memory.
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-}
-KEPT_CHECKPOINTS = 1
-"""The best by the key metric. Ray Train keeps the newest as well, whatever its score."""
 
 
 def launch(
     config: TrainConfig,
-    callbacks: Sequence[UserCallback] = (),
+    callbacks: Sequence[Callback] = (),
     *,
     job: str = "yolo",
     cluster: ClusterConfig | None = None,
+    stop: StopRequest | None = None,
 ) -> RunResult:
     """Train, or continue the run of that name, and wait for the end.
 
     Args:
         config: the run; what is left open is resolved and saved in its folder.
-        callbacks: Ray Train callbacks; a search passes its reporter.
+        callbacks: get each event of trainjobs/events.py, here; a search passes its reporter.
         job: name of the MLflow experiment, unless the config names one.
         cluster: how to reach Ray. Default: as the environment says.
+        stop: ends the run early from another thread. Ctrl-C does too, in the main thread.
 
     Returns:
         The result, as in result.json. `status` is interrupted if a signal stopped the run.
@@ -116,7 +102,17 @@ def launch(
         check_storage(paths.storage, session.run_everywhere)
         record = _begin(paths, config, data)
         log_start(config, plan, session)
-        return _train(config, paths, plan, record, callbacks=callbacks, job=job, started=started)
+        tracker = open_tracker(
+            config.tracking,
+            run_name=paths.run_name,
+            storage=paths.storage,
+            experiment=job,
+            resume_run_id=record.mlflow_run_id,
+        )
+        tracker.log_params({path: value_at(config, path) for path in leaf_paths(TrainConfig)})
+        tracker.set_tags(provenance(record.dataset_fingerprint))
+        driver = Driver(config, paths, record, tracker, started=started, callbacks=callbacks)
+        return _train(driver, plan, stop or StopRequest(), is_alone=session.embedded)
 
 
 def log_start(config: TrainConfig, plan: WorkerPlan, session: Session) -> None:
@@ -167,6 +163,8 @@ def _begin(paths: RunPaths, config: TrainConfig, data: Prepared) -> RunRecord:
             f"the dataset of run {config.run_name} has changed since it began; restore it, or "
             "train on the new one under another --run-name"
         )
+    if record.launches == 0 and config.checkpoint.start_from:
+        fork_from(config.checkpoint.start_from, paths)
     record.launches += 1
     record.dataset_fingerprint = data.fingerprint
     save_config(paths, config)
@@ -175,105 +173,34 @@ def _begin(paths: RunPaths, config: TrainConfig, data: Prepared) -> RunRecord:
     return record
 
 
-def _train(
-    config: TrainConfig,
-    paths: RunPaths,
-    plan: WorkerPlan,
-    record: RunRecord,
-    *,
-    callbacks: Sequence[UserCallback],
-    job: str,
-    started: float,
-) -> RunResult:
-    tracker = open_tracker(
-        config.tracking,
-        run_name=paths.run_name,
-        storage=paths.storage,
-        experiment=job,
-        resume_run_id=record.mlflow_run_id,
-    )
-    tracker.log_params({path: value_at(config, path) for path in leaf_paths(TrainConfig)})
-    tracker.set_tags(provenance(record.dataset_fingerprint))
-    driver = Driver(config, paths, record, tracker, started=started)
-    resume_from = tuple(list_checkpoints(paths))
+def _train(driver: Driver, plan: WorkerPlan, stop: StopRequest, *, is_alone: bool) -> RunResult:
+    config, paths = driver.config, driver.paths
     error: str | None = None
-    with open_channel(driver.on_event) as channel:
+    with open_channel(driver.on_event) as channel, stop_on_signals(stop):
         settings = WorkerSettings(
             config=to_dict(config),
             storage=paths.storage,
             cache=dataset_cache(),
             cpus=plan.cpus_per_worker,
-            resume_from=resume_from,
+            resume_from=tuple(list_checkpoints(paths)),
             sender=channel.sender(),
         )
         trainer = build_trainer(
-            config, paths, plan, settings, launch_number=record.launches, callbacks=callbacks
+            config,
+            plan,
+            settings,
+            name=attempt_name(driver.record.launches),
+            storage=paths.location(CHECKPOINTS),
+            is_alone=is_alone,
         )
-        with stop_on_signals(channel.request_stop) as interruption:
-            try:
-                _fit(trainer)
-            except TrainingFailedError as failure:
-                error = failure_cause(failure)
-    result = driver.finish(error, interruption.signum)
+        try:
+            fit(trainer, stop, channel.request_stop)
+        except TrainingFailedError as failure:
+            error = failure_cause(failure)
+        except Interrupted:
+            driver.abandon(stop)
+            raise
+    result = driver.finish(error, stop)
     if error is not None:
         raise TrainingError(f"run {result.run_name} failed: {error}")
     return result
-
-
-def build_trainer(
-    config: TrainConfig,
-    paths: RunPaths,
-    plan: WorkerPlan,
-    settings: WorkerSettings,
-    *,
-    launch_number: int,
-    callbacks: Sequence[UserCallback],
-) -> TorchTrainer:
-    """The Ray Train run of one launch; its checkpoints go below the run's own folder."""
-    fewest, most = plan.num_workers
-    return TorchTrainer(
-        train_worker,
-        train_loop_config=settings,
-        torch_config=TorchConfig(
-            backend=plan.backend, timeout_s=round(config.resources.collective_timeout_s)
-        ),
-        scaling_config=ScalingConfig(
-            num_workers=(fewest, most) if plan.is_elastic else most,
-            use_gpu=plan.gpus_per_worker > 0,
-            resources_per_worker=plan.resources_per_worker(),
-            placement_strategy=plan.placement,
-            accelerator_type=plan.accelerator_type,
-        ),
-        run_config=RunConfig(
-            # A finished Ray Train run cannot go on under its name, so each launch is one of its own.
-            name=attempt_name(launch_number),
-            storage_path=paths.location(CHECKPOINTS),
-            checkpoint_config=CheckpointConfig(
-                num_to_keep=KEPT_CHECKPOINTS, checkpoint_score_attribute="map50_95"
-            ),
-            failure_config=FailureConfig(
-                max_failures=config.resources.max_failures,
-                controller_failure_limit=MAX_CONTROLLER_FAILURES,
-            ),
-            callbacks=list(callbacks),
-            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
-        ),
-    )
-
-
-def _fit(trainer: TorchTrainer) -> None:
-    """`trainer.fit()` in a thread: in the main thread it would put its own handler on SIGINT."""
-    failures: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:  # noqa: BLE001  # raised again below, in the main thread
-            failures.append(error)
-
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    thread.start()
-    while thread.is_alive():
-        thread.join(0.2)  # a join without limit would not let signals through
-    if failures:
-        raise failures[0]

@@ -9,7 +9,7 @@ import secrets
 from datetime import datetime
 from pathlib import Path
 
-from cluster.storage import RunPaths, resolve_storage
+from cluster.storage import RunPaths, is_uri, resolve_storage
 from trainjobs.config import TrainConfig
 from trainjobs.data.prepare import Prepared, prepare_dataset
 
@@ -33,6 +33,9 @@ def locate(config: TrainConfig) -> tuple[TrainConfig, RunPaths]:
         # Ranks run in another directory.
         data=dataclasses.replace(config.data, source=_absolute(config.data.source)),
         model=dataclasses.replace(config.model, weights=_absolute(config.model.weights)),
+        checkpoint=dataclasses.replace(
+            config.checkpoint, start_from=_absolute(config.checkpoint.start_from)
+        ),
         resources=dataclasses.replace(config.resources, storage=storage),
     )
     return config, RunPaths(storage, name)
@@ -55,4 +58,4 @@ def dataset_cache() -> str:
 
 
 def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).absolute())
+    return path if path is None or is_uri(path) else str(Path(path).absolute())

@@ -113,6 +113,14 @@ def save_metrics(paths: RunPaths, history: Sequence[dict[str, float]]) -> None:
     paths.write_text(METRICS, text.getvalue())
 
 
+def load_metrics(paths: RunPaths) -> list[dict[str, float]]:
+    """The rows of metrics.csv so far; a metric that an epoch did not measure is missing in its row."""
+    if not paths.exists(METRICS):
+        return []
+    rows = csv.DictReader(io.StringIO(paths.read_text(METRICS)))
+    return [{name: float(text) for name, text in row.items() if text} for row in rows]
+
+
 def attempt_name(launch: int) -> str:
     """Folder below `checkpoints/` that one launch writes to."""
     return f"launch-{launch:03d}"

@@ -17,26 +17,17 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from cluster.channel import Sender
 from cluster.config_io import from_dict
-from cluster.errors import CheckpointError
 from cluster.logs import configure_rank_logging
 from cluster.storage import RunPaths
-from trainjobs.checkpoint import TrainState, load_checkpoint
 from trainjobs.config import TrainConfig
-from trainjobs.data.loader import TrainingLoader, resolve_loader_workers
+from trainjobs.data.loader import resolve_loader_workers
 from trainjobs.data.prepare import prepare_dataset
-from trainjobs.data.sampler import RankSampler
 from trainjobs.detector.task import DetectionTask, RankContext
-from trainjobs.distributed import DDP_OPTIONS, broadcast_object, unwrapped
+from trainjobs.distributed import DDP_OPTIONS, broadcast_object
 from trainjobs.events import GroupStarted
-from trainjobs.loop import Training, fit
-from trainjobs.optim.batch_norm import StepStatistics, record_batch_norm
-from trainjobs.optim.ema import ModelEma
-from trainjobs.optim.optimizer import build_optimizer
-from trainjobs.optim.precision import Precision
-from trainjobs.optim.schedule import Schedule
+from trainjobs.loop import fit
 from trainjobs.reporter import RankReporter
-from trainjobs.resolve import build_plan
-from trainjobs.task import Task
+from trainjobs.training import build_training
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +83,16 @@ def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: 
     cache = Path(settings.cache).expanduser()
     data = prepare_dataset(config.data.source, cache, config.data, config.seed)
     task = DetectionTask(config, data, context)
-    training = build_training(config, task, context, _checkpoints(settings, paths))
+    training = build_training(
+        config,
+        task,
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        checkpoints=_checkpoints(settings, paths),
+        prepare_model=partial(ray.train.torch.prepare_model, parallel_strategy_kwargs=DDP_OPTIONS),
+        prepare_loader=context.prepare_loader,
+    )
     if rank == 0:
         settings.sender.send(GroupStarted(world_size))
     reporter = RankReporter(
@@ -104,54 +104,6 @@ def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: 
         checkpoint_every=config.checkpoint.every_epochs,
     )
     reporter.finish(training, fit(training, reporter, device))
-
-
-def build_training(
-    config: TrainConfig, task: Task, context: RankContext, checkpoints: Iterator[Path]
-) -> Training:
-    """The parts of the loop, at the start of a run or where the newest good checkpoint left it."""
-    optim, device = config.optim, context.device
-    plan = build_plan(config, num_images=task.num_training_images, world_size=context.world_size)
-    network = task.build_model()
-    record_batch_norm(network)
-    model = ray.train.torch.prepare_model(network, parallel_strategy_kwargs=DDP_OPTIONS)
-    inner = unwrapped(model)
-    ema = ModelEma(inner, decay=optim.ema_decay, warmup_steps=optim.ema_warmup_steps)
-    optimizer = build_optimizer(inner, optim, plan.images_per_step)
-    precision = Precision(optim.precision, device)
-    state = TrainState()
-    if found := _newest_good(checkpoints, device):
-        state, tensors = found
-        inner.load_state_dict(tensors["model"])
-        ema.model.load_state_dict(tensors["ema"])
-        optimizer.load_state_dict(tensors["optimizer"])
-        precision.scaler.load_state_dict(tensors["scaler"])
-        logger.info("continuing after epoch %d, step %d", state.epoch, state.step)
-    sampler = RankSampler(
-        plan=plan,
-        rank=context.rank,
-        seed=config.seed,
-        epochs=config.epochs,
-        first_epoch=state.epoch,
-        first_step=state.step,
-    )
-    batches = context.prepare_loader(task.training_batches(sampler))
-    return Training(
-        task=task,
-        model=model,
-        ema=ema,
-        optimizer=optimizer,
-        precision=precision,
-        batch_norm=StepStatistics(inner),
-        plan=plan,
-        schedule=Schedule(optim, config.epochs, plan.images_per_step),
-        loader=TrainingLoader(batches, plan=plan, rank=context.rank, dummy=task.dummy_batch()),
-        state=state,
-        epochs=config.epochs,
-        max_grad_norm=optim.max_grad_norm,
-        evaluate_every=config.eval.every_epochs,
-        patience=config.eval.patience,
-    )
 
 
 def submit_checkpoint(
@@ -180,18 +132,6 @@ def _checkpoints(settings: WorkerSettings, paths: RunPaths) -> Iterator[Path]:
         filesystem, path = FileSystem.from_uri(location)
         with tempfile.TemporaryDirectory() as scratch:
             yield Path(Checkpoint(path, filesystem).to_directory(scratch))
-
-
-def _newest_good(
-    checkpoints: Iterator[Path], device: torch.device
-) -> tuple[TrainState, dict[str, Any]] | None:
-    """The first checkpoint that is whole; those that are not are named in a warning."""
-    for folder in checkpoints:
-        try:
-            return load_checkpoint(folder, device)
-        except CheckpointError as error:
-            logger.warning("%s; trying the one before", error)
-    return None
 
 
 def _log_rank(device: torch.device, loader_workers: int) -> None:

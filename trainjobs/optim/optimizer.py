@@ -1,6 +1,7 @@
 """Parameter groups, the optimizer, and how one step is taken."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,17 @@ def build_optimizer(model: nn.Module, config: OptimConfig, images_per_step: int)
         return SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0)
     kind = Adam if config.name == "adam" else AdamW
     return kind(groups, lr=config.lr, betas=(config.momentum, 0.999))
+
+
+def load_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
+    """Take over a saved optimizer's moments and step counts, but not its weight decay.
+
+    (Learning rate and momentum are set before every step.)
+    """
+    configured = [group["weight_decay"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(dict(saved))
+    for group, weight_decay in zip(optimizer.param_groups, configured, strict=True):
+        group["weight_decay"] = weight_decay
 
 
 def apply_settings(optimizer: Optimizer, settings: StepSettings) -> None:

@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from trainjobs.tracking.records import Artifact, End, Facts, Metrics, Record
 from trainjobs.tracking.tracker import Status
@@ -92,6 +93,7 @@ def open_run(
     artifacts: str | None,
     run_name: str,
     run_id: str | None,
+    parent_run_id: str | None = None,
 ) -> MlflowRun:
     """Start a run, or continue `run_id` where it still exists.
 
@@ -102,6 +104,7 @@ def open_run(
         artifacts: where a new experiment keeps files; None leaves it to the server.
         run_name: of a new run.
         run_id: the run to continue.
+        parent_run_id: run below which a new one is shown.
 
     Raises:
         MlflowException: MLflow or its store failed.
@@ -114,7 +117,8 @@ def open_run(
             return MlflowRun(client, run_id, run.data.params)
         logger.warning("%s no longer has run %s: this run goes on as a new one", place, run_id)
     experiment_id = _experiment_id(client, experiment, artifacts)
-    run = client.create_run(experiment_id, run_name=run_name, tags=resolve_tags())
+    tags = resolve_tags({MLFLOW_PARENT_RUN_ID: parent_run_id} if parent_run_id else None)
+    run = client.create_run(experiment_id, run_name=run_name, tags=tags)
     return MlflowRun(client, run.info.run_id, {})
 
 

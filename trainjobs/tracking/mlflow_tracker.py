@@ -101,6 +101,11 @@ def choose_store(uri: str | None, storage: str, environ: Mapping[str, str]) -> T
     return TrackingStore(uri=uri)
 
 
+def store_uri(config: TrackingConfig, storage: str) -> str:
+    """URI of the store that a run with this config records in, for other runs to be given it."""
+    return choose_store(config.uri, storage, os.environ).uri
+
+
 def _sqlite_under(folder: Path, warning: str | None = None) -> TrackingStore:
     return TrackingStore(
         uri=f"sqlite:///{folder / 'mlflow.db'}",
@@ -153,6 +158,7 @@ def open_tracker(
                 artifacts=store.artifacts and f"{store.artifacts}/{quote(experiment, safe=' ')}",
                 run_name=run_name,
                 run_id=resume_run_id,
+                parent_run_id=config.parent_run_id,
             )
 
     return BackgroundTracker(open_sink, place=place, open_timeout_s=OPEN_TIMEOUT_S)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from cluster.config import Placement, ResourceRequest
 from cluster.errors import ConfigError, ResourceError
-from cluster.resources import NodeInfo, plan
+from cluster.resources import NodeInfo, concurrent_runs, plan, share
 
 LAPTOP = [NodeInfo(host="laptop", cpus=2.0)]
 GPU_CLUSTER = [
@@ -146,3 +146,33 @@ def test_what_is_planned_fits_the_nodes(
         for node in nodes
     ]
     assert sum(int(count + 1e-6) for count in room) >= found.num_workers[0]
+
+
+def runs_at_a_time(nodes: list[NodeInfo], **settings: object) -> int:
+    """Of runs that each ask for `settings`."""
+    shared = share(request(**settings), nodes)
+    return concurrent_runs(plan(shared, nodes), nodes)
+
+
+def test_runs_with_half_a_cpu_a_worker_share_a_laptop() -> None:
+    assert runs_at_a_time(LAPTOP, num_workers=2, cpus_per_worker=0.5) == 2
+    assert runs_at_a_time(LAPTOP, num_workers=2, cpus_per_worker=1.0) == 1
+
+
+def test_a_run_that_takes_all_cpus_by_default_is_alone() -> None:
+    assert runs_at_a_time(LAPTOP, num_workers=2) == 1
+
+
+def test_gpus_set_how_many_runs_fit_and_cpus_follow() -> None:
+    assert runs_at_a_time(GPU_CLUSTER, num_workers=2) == 8
+    assert share(request(num_workers=2), GPU_CLUSTER).cpus_per_worker == 16.0
+
+
+def test_strict_placement_does_not_mix_the_rest_of_two_nodes() -> None:
+    nodes = [NodeInfo(host=h, cpus=3.0) for h in "ab"]
+    settings = {"num_workers": 2, "cpus_per_worker": 1.0}
+    assert runs_at_a_time(nodes, **settings) == 3
+    assert runs_at_a_time(nodes, **settings, placement="STRICT_PACK") == 2
+    assert runs_at_a_time(nodes, **settings, placement="STRICT_SPREAD") == 3
+    uneven = [NodeInfo(host="a", cpus=4.0), NodeInfo(host="b", cpus=1.0)]
+    assert runs_at_a_time(uneven, **settings, placement="STRICT_SPREAD") == 1

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainjobs.interrupt import SIGNALS, Interrupted, stop_on_signals
+from trainjobs.interrupt import SIGNALS, Interrupted, StopRequest, stop_on_signals
 
 
 @pytest.fixture(autouse=True)
@@ -20,22 +20,29 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("signum", SIGNALS)
-def test_the_first_signal_asks_once_and_is_remembered(
+def test_the_first_signal_asks_for_a_stop_and_is_remembered(
     signum: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked: list[int] = []
-    with caplog.at_level(logging.WARNING), stop_on_signals(lambda: asked.append(1)) as interruption:
-        assert interruption.signum is None
+    stop = StopRequest()
+    with caplog.at_level(logging.WARNING), stop_on_signals(stop):
+        assert stop.outcome is None and stop.signum is None
         signal.raise_signal(signum)
-    assert asked == [1] and interruption.signum == signum
+    assert stop.outcome == "interrupted" and stop.signum == signum
     assert "once more: stop now" in caplog.text
 
 
 def test_a_second_signal_leaves_at_once_and_says_which_it_was() -> None:
-    with pytest.raises(Interrupted) as raised, stop_on_signals(lambda: None):
+    with pytest.raises(Interrupted) as raised, stop_on_signals(StopRequest()):
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGTERM)
     assert raised.value.signum == signal.SIGTERM
+
+
+def test_of_two_requests_the_first_counts() -> None:
+    stop = StopRequest()
+    stop.make("stopped")
+    stop.make("interrupted")
+    assert stop.outcome == "stopped"
 
 
 def test_an_interruption_is_no_error_that_somebody_might_handle() -> None:
@@ -44,14 +51,14 @@ def test_an_interruption_is_no_error_that_somebody_might_handle() -> None:
 
 def test_the_handlers_from_before_come_back() -> None:
     before = [signal.getsignal(signum) for signum in SIGNALS]
-    with stop_on_signals(lambda: None):
+    with stop_on_signals(StopRequest()):
         assert [signal.getsignal(signum) for signum in SIGNALS] != before
     assert [signal.getsignal(signum) for signum in SIGNALS] == before
 
 
 def test_the_handlers_come_back_after_an_error_too() -> None:
     before = [signal.getsignal(signum) for signum in SIGNALS]
-    with pytest.raises(KeyError), stop_on_signals(lambda: None):
+    with pytest.raises(KeyError), stop_on_signals(StopRequest()):
         raise KeyError
     assert [signal.getsignal(signum) for signum in SIGNALS] == before
 
@@ -61,9 +68,10 @@ def test_outside_the_main_thread_signals_stay_as_they_are() -> None:
     found: list[object] = []
 
     def trial() -> None:
-        with stop_on_signals(lambda: None) as interruption:
+        stop = StopRequest()
+        with stop_on_signals(stop):
             found.extend(signal.getsignal(signum) for signum in SIGNALS)
-            found.append(interruption.signum)
+            found.append(stop.signum)
 
     thread = threading.Thread(target=trial)
     thread.start()

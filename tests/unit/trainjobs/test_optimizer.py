@@ -12,6 +12,7 @@ from trainjobs.optim.optimizer import (
     apply_settings,
     build_optimizer,
     clip_gradients,
+    load_moments,
     parameter_groups,
 )
 from trainjobs.optim.schedule import Schedule, StepSettings
@@ -124,3 +125,18 @@ def test_clipping_leaves_a_short_gradient_or_any_without_a_limit(limit: float) -
     parameter = parameter_with_gradient(30.0, 40.0)
     assert clip_gradients([parameter], limit).item() == 50
     assert parameter.grad.tolist() == [30, 40]
+
+
+def test_moments_are_taken_over_and_the_weight_decay_is_not() -> None:
+    model = nn.Linear(2, 1)
+    before = build_optimizer(model, OptimConfig(weight_decay=0.1), 64)
+    model(torch.ones(1, 2)).sum().backward()
+    before.step()
+    after = build_optimizer(model, OptimConfig(weight_decay=0.2), 64)
+    load_moments(after, before.state_dict())
+    assert [group["weight_decay"] for group in after.param_groups if group["role"] == "weight"] == [
+        0.2
+    ]
+    assert torch.equal(
+        after.state[model.weight]["momentum_buffer"], before.state[model.weight]["momentum_buffer"]
+    )

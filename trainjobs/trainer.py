@@ -1,0 +1,115 @@
+"""The Ray Train run of one launch: the only builder of a `TorchTrainer`."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+from cluster.resources import WorkerPlan
+from trainjobs.config import TrainConfig
+from trainjobs.interrupt import StopRequest
+from trainjobs.worker import WorkerSettings, train_worker
+
+MAX_CONTROLLER_FAILURES = 2
+"""Starts of the worker group that may time out before the run fails; Ray's default is for ever."""
+WORKER_ENVIRONMENT = {
+    # glibc then keeps freed activations instead of returning and faulting in their pages every
+    # step: 4 to 5 % of a CPU step. Without effect on GPU memory.
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**32),
+}
+KEPT_CHECKPOINTS = 1
+"""The best by the key metric. Ray Train keeps the newest as well, whatever its score."""
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc]  # Ray's class is untyped
+    """Ray's trainer without helper processes that do nothing here.
+
+    Each imports Ray Train or Ray Data anew: 5 to 8 s of CPU per run.
+    """
+
+    is_alone = False
+    """Whether the cluster ends with this run."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused: tuple[type, ...] = (DatasetsCallback,)  # hands out Ray Data's datasets
+        if self.is_alone:
+            unused += (PlacementGroupCleanerCallback,)  # for when the cluster outlives the driver
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, unused)]
+
+
+def build_trainer(
+    config: TrainConfig,
+    plan: WorkerPlan,
+    settings: WorkerSettings,
+    *,
+    name: str,
+    storage: str,
+    is_alone: bool,
+) -> Trainer:
+    """The Ray Train run of one launch.
+
+    Args:
+        config: resolved.
+        plan: the workers.
+        settings: what each of them gets.
+        name: of the Ray Train run. A finished one cannot go on under its name, so each launch is
+            one of its own.
+        storage: where it keeps its folder of checkpoints.
+        is_alone: whether the cluster ends with this run.
+    """
+    fewest, most = plan.num_workers
+    trainer = Trainer(
+        train_worker,
+        train_loop_config=settings,
+        torch_config=TorchConfig(
+            backend=plan.backend, timeout_s=round(config.resources.collective_timeout_s)
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=(fewest, most) if plan.is_elastic else most,
+            use_gpu=plan.gpus_per_worker > 0,
+            resources_per_worker=plan.resources_per_worker(),
+            placement_strategy=plan.placement,
+            accelerator_type=plan.accelerator_type,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=storage,
+            checkpoint_config=CheckpointConfig(
+                num_to_keep=KEPT_CHECKPOINTS, checkpoint_score_attribute="map50_95"
+            ),
+            failure_config=FailureConfig(
+                max_failures=config.resources.max_failures,
+                controller_failure_limit=MAX_CONTROLLER_FAILURES,
+            ),
+            worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
+        ),
+    )
+    trainer.is_alone = is_alone
+    return trainer
+
+
+def fit(trainer: Trainer, stop: StopRequest, request_stop: Callable[[], None]) -> None:
+    """`trainer.fit()` in a thread: in the main thread it would put its own handler on SIGINT."""
+    failures: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001  # raised again below, in the main thread
+            failures.append(error)
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    asked = False
+    while thread.is_alive():
+        thread.join(0.2)  # a join without limit would not let signals through
+        if stop.outcome and not asked:
+            request_stop()
+            asked = True
+    if failures:
+        raise failures[0]

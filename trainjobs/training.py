@@ -1,0 +1,108 @@
+"""Wires the parts that the loop works with, at the start of a run or where a checkpoint left it.
+
+Free of Ray: who wraps the model and the loader is an argument.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cluster.errors import CheckpointError
+from trainjobs.checkpoint import TrainState, load_checkpoint
+from trainjobs.config import TrainConfig
+from trainjobs.data.loader import TrainingLoader
+from trainjobs.data.sampler import RankSampler
+from trainjobs.distributed import unwrapped
+from trainjobs.loop import Training
+from trainjobs.optim.batch_norm import StepStatistics, record_batch_norm
+from trainjobs.optim.ema import ModelEma
+from trainjobs.optim.optimizer import build_optimizer, load_moments
+from trainjobs.optim.precision import Precision
+from trainjobs.optim.schedule import Schedule
+from trainjobs.resolve import build_plan
+from trainjobs.task import Task
+
+logger = logging.getLogger(__name__)
+
+
+def build_training(
+    config: TrainConfig,
+    task: Task,
+    *,
+    rank: int,
+    world_size: int,
+    device: torch.device,
+    checkpoints: Iterable[Path] = (),
+    prepare_model: Callable[[nn.Module], nn.Module] = lambda model: model,
+    prepare_loader: Callable[[Any], Any] = lambda loader: loader,
+) -> Training:
+    """Everything that one rank trains with.
+
+    Args:
+        config: resolved.
+        task: builds the model and the batches.
+        rank: of this process.
+        world_size: number of ranks.
+        device: where the model goes.
+        checkpoints: the first that is whole is continued; none: a new run.
+        prepare_model: moves the model to the device and wraps it in DDP.
+        prepare_loader: makes a loader move its batches to the device.
+    """
+    optim = config.optim
+    plan = build_plan(config, num_images=task.num_training_images, world_size=world_size)
+    network = task.build_model()
+    record_batch_norm(network)
+    model = prepare_model(network)
+    inner = unwrapped(model)
+    ema = ModelEma(inner, decay=optim.ema_decay, warmup_steps=optim.ema_warmup_steps)
+    optimizer = build_optimizer(inner, optim, plan.images_per_step)
+    precision = Precision(optim.precision, device)
+    state = TrainState()
+    if found := newest_whole(checkpoints, device):
+        state, tensors = found
+        inner.load_state_dict(tensors["model"])
+        ema.model.load_state_dict(tensors["ema"])
+        load_moments(optimizer, tensors["optimizer"])
+        precision.scaler.load_state_dict(tensors["scaler"])
+        logger.info("continuing after epoch %d, step %d", state.epoch, state.step)
+    sampler = RankSampler(
+        plan=plan,
+        rank=rank,
+        seed=config.seed,
+        epochs=config.epochs,
+        first_epoch=state.epoch,
+        first_step=state.step,
+    )
+    batches = prepare_loader(task.training_batches(sampler))
+    return Training(
+        task=task,
+        model=model,
+        ema=ema,
+        optimizer=optimizer,
+        precision=precision,
+        batch_norm=StepStatistics(inner),
+        plan=plan,
+        schedule=Schedule(optim, config.epochs, plan.images_per_step),
+        loader=TrainingLoader(batches, plan=plan, rank=rank, dummy=task.dummy_batch()),
+        state=state,
+        epochs=config.epochs,
+        max_grad_norm=optim.max_grad_norm,
+        evaluate_every=config.eval.every_epochs,
+        patience=config.eval.patience,
+    )
+
+
+def newest_whole(
+    checkpoints: Iterable[Path], device: torch.device
+) -> tuple[TrainState, dict[str, Any]] | None:
+    """The first checkpoint that is whole; those that are not are named in a warning."""
+    for folder in checkpoints:
+        try:
+            return load_checkpoint(folder, device)
+        except CheckpointError as error:
+            logger.warning("%s; trying the one before", error)
+    return None
