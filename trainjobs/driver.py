@@ -53,18 +53,25 @@ class Driver:
         self.world_size = 0
         self.last_row: dict[str, float] = {}
         self.done: RunDone | None = None
+        self.has_trained = False
 
     def on_event(self, event: Event) -> None:
         """Take in one event of rank 0."""
         match event:
             case StepProgress():
                 self.display.step(event)
+                if self.record.mlflow_run_id is None and not self.has_trained:
+                    self._note_run_id()  # so that a launch after a crash goes on in the same run
+                    self._save_record()
+                self.has_trained = True
             case EpochDone(row):
                 self.last_row = row
                 self.display.epoch(row)
                 self._track(row)
                 self._save_record()
             case GroupStarted(world_size):
+                if self.world_size:
+                    logger.warning("lost a worker; %d are up again and go on", world_size)
                 self.world_size = world_size
                 self.record.attempts += 1
                 self._save_record()

@@ -6,7 +6,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import suppress
 
 from ray.train import (
     TrainingFailedError,
@@ -16,7 +16,7 @@ from cluster import resources
 from cluster.channel import open_channel
 from cluster.config import ClusterConfig
 from cluster.config_io import leaf_paths, to_dict, value_at
-from cluster.errors import RunError, TrainingError
+from cluster.errors import RunError, ServiceError, StorageError, TrainingError
 from cluster.lease import hold_lease
 from cluster.logs import write_log_to
 from cluster.resources import WorkerPlan, describe
@@ -41,15 +41,18 @@ from trainjobs.run_folder import (
     CHECKPOINTS,
     LOG,
     QUARANTINE,
+    RESULT,
     RunRecord,
     RunResult,
     attempt_name,
+    failed_result,
     list_checkpoints,
     load_config,
     load_record,
     load_result,
     save_config,
     save_record,
+    save_result,
 )
 from trainjobs.tracking.mlflow_tracker import open_tracker
 from trainjobs.trainer import build_trainer, fit
@@ -81,21 +84,35 @@ def launch(
     Raises:
         ServiceError: the run cannot start, or (TrainingError) it failed; says why.
     """
-    started = time.monotonic()
     check_model_config(config)
     config, paths = locate(config)
     logger.info("run %s in %s", config.run_name, paths.location())
-    with ExitStack() as stack:
-        stack.enter_context(hold_lease(paths))
-        stack.enter_context(write_log_to(paths, LOG))
-        data = prepare_data(config)
-        log_summary(data)
-        config = fit_batch(config, data.counts["train"])
-        if saved := load_config(paths):
-            config = resolve_resume(config, saved)
-        if done := finished_result(config, paths):
-            return done
-        session = stack.enter_context(connect(cluster or ClusterConfig()))
+    with hold_lease(paths), write_log_to(paths, LOG):
+        try:
+            return _launch(config, paths, callbacks, job=job, cluster=cluster, stop=stop)
+        except ServiceError as error:
+            leave_result(config, paths, error)
+            raise
+
+
+def _launch(
+    config: TrainConfig,
+    paths: RunPaths,
+    callbacks: Sequence[Callback],
+    *,
+    job: str,
+    cluster: ClusterConfig | None,
+    stop: StopRequest | None,
+) -> RunResult:
+    started = time.monotonic()
+    data = prepare_data(config)
+    log_summary(data)
+    config = fit_batch(config, data.counts["train"])
+    if saved := load_config(paths):
+        config = resolve_resume(config, saved)
+    if done := finished_result(config, paths):
+        return done
+    with connect(cluster or ClusterConfig()) as session:
         plan = resources.plan(config.resources, session.nodes())
         if saved is None:
             config = resolve_launch(config, world_size=plan.num_workers[1])
@@ -113,6 +130,13 @@ def launch(
         tracker.set_tags(provenance(record.dataset_fingerprint))
         driver = Driver(config, paths, record, tracker, started=started, callbacks=callbacks)
         return _train(driver, plan, stop or StopRequest(), is_alone=session.embedded)
+
+
+def leave_result(config: TrainConfig, paths: RunPaths, error: ServiceError) -> None:
+    """A result for a run that failed before it had one; no launch undoes an earlier one's."""
+    with suppress(StorageError):  # which may be the error itself
+        if not paths.exists(RESULT):
+            save_result(paths, failed_result(config, paths, str(error)))
 
 
 def log_start(config: TrainConfig, plan: WorkerPlan, session: Session) -> None:
@@ -181,6 +205,7 @@ def _train(driver: Driver, plan: WorkerPlan, stop: StopRequest, *, is_alone: boo
             config=to_dict(config),
             storage=paths.storage,
             cache=dataset_cache(),
+            dataset_fingerprint=driver.record.dataset_fingerprint or "",
             cpus=plan.cpus_per_worker,
             resume_from=tuple(list_checkpoints(paths)),
             sender=channel.sender(),

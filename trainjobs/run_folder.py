@@ -103,6 +103,26 @@ def save_result(paths: RunPaths, result: RunResult) -> None:
     paths.write_text(RESULT, json.dumps(asdict(result), indent=2))
 
 
+def failed_result(config: TrainConfig, paths: RunPaths, error: str) -> RunResult:
+    """The result of a run that ended before it trained."""
+    return RunResult(
+        status="failed",
+        run_name=paths.run_name,
+        mlflow_run_id=None,
+        seed=config.seed,
+        world_size=0,
+        images_per_step=config.optim.images_per_step or 0,
+        epochs=0,
+        best_epoch=None,
+        optimizer_steps=0,
+        attempts=0,
+        images_per_second=0.0,
+        wall_s=0.0,
+        folder=paths.location(),
+        error=error,
+    )
+
+
 def save_metrics(paths: RunPaths, history: Sequence[dict[str, float]]) -> None:
     """Write metrics.csv: a row per epoch; a metric that an epoch did not measure stays empty."""
     columns = dict.fromkeys(name for row in history for name in row)

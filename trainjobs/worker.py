@@ -2,6 +2,7 @@
 
 import logging
 import secrets
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from cluster.channel import Sender
 from cluster.config_io import from_dict
+from cluster.errors import DatasetError
 from cluster.logs import configure_rank_logging
 from cluster.storage import RunPaths
 from trainjobs.config import TrainConfig
@@ -42,6 +44,8 @@ class WorkerSettings:
     """Absolute path or URI that holds the run's folder."""
     cache: str
     """Folder for prepared datasets on each node; `~` is the node's own home."""
+    dataset_fingerprint: str
+    """Of the dataset that the driver saw; every node must see the same."""
     cpus: float
     """CPUs of this worker."""
     resume_from: tuple[str, ...]
@@ -82,6 +86,12 @@ def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: 
     )
     cache = Path(settings.cache).expanduser()
     data = prepare_dataset(config.data.source, cache, config.data, config.seed)
+    if data.fingerprint != settings.dataset_fingerprint:
+        raise DatasetError(
+            str(config.data.source),
+            f"holds something else on {socket.gethostname()} than where the run was launched; give "
+            "all nodes the same files, or a folder that they share",
+        )
     task = DetectionTask(config, data, context)
     training = build_training(
         config,

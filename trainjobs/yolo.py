@@ -35,7 +35,7 @@ DEMO = Demo(
         ),
         eval=EvalConfig(every_epochs=7),
     ),
-    note="no --data given: training the demo recipe, yolov5n at 128 px on generated shapes",
+    note="no --data given: training on generated shapes with the demo recipe, which flags override",
 )
 
 

@@ -223,6 +223,7 @@ def trial_row(record: TrialRecord, settings: SweepSettings) -> dict[str, Any]:
         settings.metric: value_of(record, settings),
         "values": record.values,
         "seed": record.seed,
+        "attempts": record.attempts,
         "run_name": record.run_names[-1],
         "mlflow_run_id": record.mlflow_run_id,
         "error": record.error,

@@ -171,6 +171,13 @@ class Bookkeeper(_Unpickled, Callback):
             self.referee.stop.remote(record.run_names[-1], "stopped")
         self._save(record)
 
+    def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
+        """The trial's process was lost, and it starts again."""
+        record = self._record(trial)
+        record.state = "interrupted"
+        logger.warning("trial %d lost its process, and starts again", record.number)
+        self._save(record)
+
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """The trial's process was lost more often than it may."""
         record = self._record(trial)

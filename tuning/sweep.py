@@ -32,7 +32,7 @@ DEMO = Demo(
         eval=dataclasses.replace(YOLO_DEMO.config.eval, every_epochs=1),
         resources=ResourceRequest(num_workers=2, cpus_per_worker=0.5),
     ),
-    note="no --train.data given: trials train yolov5n at 96 px on generated shapes, 2 workers each",
+    note="no --train.data given: trials train on generated shapes with the demo recipe",
 )
 
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from cluster.config import ResourceRequest
-from cluster.errors import RunError
+from cluster.errors import DatasetError, RunError
 from cluster.session import Session
 from trainjobs.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from trainjobs.launch import launch
@@ -125,3 +125,18 @@ def test_more_epochs_continue_a_finished_run_in_the_same_mlflow_run(
     assert (longer.epochs, longer.world_size) == (3, 1)
     assert longer.mlflow_run_id == two_workers.mlflow_run_id
     assert [row["epoch"] for row in read_metrics(storage, "two")] == ["1", "2", "3"]
+
+
+def test_a_run_that_cannot_start_leaves_a_result_and_never_undoes_an_earlier_one(
+    storage: Path, two_workers: RunResult
+) -> None:
+    config = make_config(storage, "no-data", num_workers=1)
+    missing = dataclasses.replace(config, data=DataConfig(source=str(storage / "nowhere")))
+    with pytest.raises(DatasetError):
+        launch(missing)
+    result = json.loads((storage / "no-data" / "result.json").read_text())
+    assert result["status"] == "failed" and "nowhere" in result["error"]
+    before = (storage / "two" / "result.json").read_text()
+    with pytest.raises(RunError):
+        launch(dataclasses.replace(make_config(storage, "two", num_workers=2), seed=9))
+    assert (storage / "two" / "result.json").read_text() == before

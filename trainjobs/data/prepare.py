@@ -18,7 +18,7 @@ from pathlib import Path
 
 from cluster.errors import DatasetError
 from trainjobs.config import DataConfig
-from trainjobs.data.schema import SCHEMA_VERSION, Split, write_split
+from trainjobs.data.schema import SCHEMA_VERSION, ImageRecord, Split, write_split
 from trainjobs.data.shapes import SHAPES_VERSION, generate_shapes
 from trainjobs.data.sources import (
     DatasetSpec,
@@ -55,7 +55,7 @@ class Prepared:
     num_background: int
     """Images without objects, of all splits."""
     fingerprint: str
-    """Identifies the dataset's files."""
+    """Identifies what the dataset holds, wherever it lies."""
     quarantine: list[QuarantineRow]
     """Images and label rows that were left out."""
 
@@ -80,9 +80,8 @@ def prepare_dataset(source: str | None, cache: Path, data: DataConfig, seed: int
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / "prepare.lock"):
         spec = read_data_yaml(Path(source) if source else _generate(cache, data, seed))
-        fingerprint = _fingerprint(spec)
-        folder = cache / f"dataset-{fingerprint[:16]}"
-        _make_whole(folder, lambda new: _scan(spec, fingerprint, new))
+        folder = cache / f"dataset-{_cache_key(spec)[:16]}"
+        _make_whole(folder, lambda new: _scan(spec, new))
     prepared = _load(folder)
     _check_skipped(prepared, spec, data.max_bad_fraction)
     return prepared
@@ -145,7 +144,8 @@ def _generate(cache: Path, data: DataConfig, seed: int) -> Path:
     return folder
 
 
-def _fingerprint(spec: DatasetSpec) -> str:
+def _cache_key(spec: DatasetSpec) -> str:
+    """Changes with every file on this node, whatever is in it."""
     digest = hashlib.sha256()
     digest.update(repr((SCHEMA_VERSION, spec.root, spec.names, spec.splits)).encode())
     for split in PREPARED_SPLITS:
@@ -163,12 +163,24 @@ def _stamp(file: Path) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-def _scan(spec: DatasetSpec, fingerprint: str, folder: Path) -> None:
+def _add_identity(digest: "hashlib._Hash", spec: DatasetSpec, records: list[ImageRecord]) -> None:
+    """Count a split in: what it holds, wherever and whenever it was copied."""
+    for record in records:
+        image = spec.root / record.id
+        name = image.name if Path(record.id).is_absolute() else record.id
+        facts = (name, image.stat().st_size, record.height, record.width, record.classes)
+        digest.update(repr((*facts, record.boxes_cxcywh_norm)).encode())
+
+
+def _scan(spec: DatasetSpec, folder: Path) -> None:
+    identity = hashlib.sha256(repr(spec.names).encode())
     quarantine: list[QuarantineRow] = []
     counts, skipped, num_background = {}, {}, 0
     for split in PREPARED_SPLITS:
         scanned = load_split(spec, split)
         write_split(folder / f"{split}.arrow", scanned.records, root=spec.root, names=spec.names)
+        identity.update(split.encode())
+        _add_identity(identity, spec, scanned.records)
         counts[split], skipped[split] = len(scanned.records), scanned.num_skipped
         num_background += sum(not record.classes for record in scanned.records)
         quarantine += scanned.quarantine
@@ -182,7 +194,7 @@ def _scan(spec: DatasetSpec, fingerprint: str, folder: Path) -> None:
         "counts": counts,
         "skipped": skipped,
         "num_background": num_background,
-        "fingerprint": fingerprint,
+        "fingerprint": identity.hexdigest(),
         "quarantine": [asdict(row) for row in quarantine],
     }
     (folder / "dataset.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from cluster.errors import DatasetError
 from trainjobs.data.images import RgbImage, read_image
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Number = TypeVar("Number", bound=np.generic)
 

@@ -1,6 +1,7 @@
 import csv
 import logging
 import multiprocessing
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,13 @@ def test_a_changed_dataset_is_scanned_anew(dataset: Path, change: str) -> None:
     after = prepare(dataset)
     assert after.fingerprint != before.fingerprint
     assert after.folder != before.folder
+
+
+def test_a_copy_elsewhere_has_the_same_fingerprint(dataset: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "another-host" / "dataset"
+    shutil.copytree(dataset, copy, copy_function=shutil.copy)  # with times of its own
+    assert prepare(copy).fingerprint == prepare(dataset).fingerprint
+    assert prepare(copy).folder != prepare(dataset).folder
 
 
 def test_without_a_source_a_dataset_is_generated_once(
