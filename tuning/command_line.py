@@ -41,7 +41,7 @@ class Command:
     space: str | None = None
     """YAML file of the search space. Default: lr and weight decay a decade either side of the
     base config's, accumulation 1, 2 or 4."""
-    vary: tuple[str, ...] = ()
+    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """The same on the command line: --vary 'optim.lr: {loguniform: [1e-4, 1e-1]}'."""
     points: str | None = None
     """YAML file with a list of known points (path: value), tried first."""

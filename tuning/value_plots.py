@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from tuning.config import Mode
 from tuning.importance import CURVED, CURVED_TRIALS, MIXED, STRAIGHT, Comparison, Importance
@@ -167,6 +167,7 @@ def _format_values(axes: Axes, scale: Scale, values: Sequence[Any]) -> None:
         axes.set_xlim(-0.6, len(scale.categories) - 0.4)
     elif scale.kind == "log":
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())  # less than a decade has too many
         axes.margins(x=0.08)
     else:
         marks = sorted(set(values))

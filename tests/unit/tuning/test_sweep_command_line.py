@@ -48,9 +48,10 @@ def test_a_space_comes_from_a_file_and_from_the_command_line(tmp_path: Path) -> 
     file = tmp_path / "space.yaml"
     file.write_text("optim.lr: {loguniform: [1e-4, 1e-1]}\n")
     settings = settings_of(
-        "--space", str(file), "--vary", "optim.momentum: {uniform: [0.8, 0.9]}", folder=tmp_path
-    )
-    assert list(settings.space) == ["optim.lr", "optim.momentum"]
+        "--space", str(file), "--vary", "optim.momentum: {uniform: [0.8, 0.9]}",
+        "--vary", "constraints: ['images_per_step <= 64']", folder=tmp_path,
+    )  # fmt: skip
+    assert list(settings.space) == ["optim.lr", "optim.momentum", "constraints"]
 
 
 def test_the_trials_have_no_name_of_their_own(tmp_path: Path) -> None:
