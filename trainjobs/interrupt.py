@@ -3,7 +3,7 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Literal
@@ -58,3 +58,33 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+
+
+def fit_in_thread(
+    fit: Callable[[], object], stop: StopRequest, pass_on: Callable[[], object]
+) -> None:
+    """Call Ray's `fit` in a thread: in the main thread it would put its own handler on SIGINT.
+
+    Args:
+        fit: runs to its end; what it raises is raised here.
+        stop: looked at meanwhile.
+        pass_on: called once if the stop is asked for; `fit` should then return soon.
+    """
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            fit()
+        except BaseException as error:  # noqa: BLE001  # raised again below, in the caller's thread
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="fit", daemon=True)
+    thread.start()
+    passed_on = False
+    while thread.is_alive():
+        thread.join(0.2)  # a join without limit would not let signals through
+        if stop.outcome and not passed_on:
+            pass_on()
+            passed_on = True
+    if failures:
+        raise failures[0]

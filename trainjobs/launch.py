@@ -27,7 +27,7 @@ from trainjobs.data.prepare import Prepared, log_summary
 from trainjobs.detector.task import check_model_config
 from trainjobs.driver import Callback, Driver, failure_cause
 from trainjobs.fork import fork_from
-from trainjobs.interrupt import Interrupted, StopRequest, stop_on_signals
+from trainjobs.interrupt import Interrupted, StopRequest, fit_in_thread, stop_on_signals
 from trainjobs.locate import dataset_cache, locate, prepare_data
 from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
 from trainjobs.provenance import provenance
@@ -55,7 +55,7 @@ from trainjobs.run_folder import (
     save_result,
 )
 from trainjobs.tracking.mlflow_tracker import open_tracker
-from trainjobs.trainer import build_trainer, fit
+from trainjobs.trainer import build_trainer
 from trainjobs.worker import WorkerSettings
 
 logger = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ def _train(driver: Driver, plan: WorkerPlan, stop: StopRequest, *, is_alone: boo
             is_alone=is_alone,
         )
         try:
-            fit(trainer, stop, channel.request_stop)
+            fit_in_thread(trainer.fit, stop, channel.request_stop)
         except TrainingFailedError as failure:
             error = failure_cause(failure)
         except Interrupted:

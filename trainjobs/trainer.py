@@ -1,7 +1,5 @@
 """The Ray Train run of one launch: the only builder of a `TorchTrainer`."""
 
-import threading
-from collections.abc import Callable
 from typing import Any
 
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -11,7 +9,6 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 
 from cluster.resources import WorkerPlan
 from trainjobs.config import TrainConfig
-from trainjobs.interrupt import StopRequest
 from trainjobs.worker import WorkerSettings, train_worker
 
 MAX_CONTROLLER_FAILURES = 2
@@ -91,25 +88,3 @@ def build_trainer(
     )
     trainer.is_alone = is_alone
     return trainer
-
-
-def fit(trainer: Trainer, stop: StopRequest, request_stop: Callable[[], None]) -> None:
-    """`trainer.fit()` in a thread: in the main thread it would put its own handler on SIGINT."""
-    failures: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:  # noqa: BLE001  # raised again below, in the main thread
-            failures.append(error)
-
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    thread.start()
-    asked = False
-    while thread.is_alive():
-        thread.join(0.2)  # a join without limit would not let signals through
-        if stop.outcome and not asked:
-            request_stop()
-            asked = True
-    if failures:
-        raise failures[0]

@@ -1,7 +1,6 @@
 """Runs trials under Ray Tune: proposals in, records kept up to date, until there is nothing left."""
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster.environment import variables
-from trainjobs.interrupt import StopRequest
+from trainjobs.interrupt import StopRequest, fit_in_thread
 from tuning.ledger import Ledger
 from tuning.records import TrialRecord
 from tuning.trial import FACTS, Trial
@@ -83,29 +82,7 @@ def run_round(round_: Round, ledger: Ledger, referee: Any, stop: StopRequest) ->
         ),
     )
     with variables(TUNE_SETTINGS):
-        _fit(tuner, stop, referee.stop_all.remote)
-
-
-def _fit(tuner: Tuner, stop: StopRequest, stop_all: Callable[[], Any]) -> None:
-    """`tuner.fit()` in a thread: in the main thread it would put its own handler on SIGINT."""
-    failures: list[BaseException] = []
-
-    def fit() -> None:
-        try:
-            tuner.fit()
-        except BaseException as error:  # noqa: BLE001  # raised again below, in the main thread
-            failures.append(error)
-
-    thread = threading.Thread(target=fit, name="ray-tune", daemon=True)
-    thread.start()
-    asked = False
-    while thread.is_alive():
-        thread.join(0.2)
-        if stop.outcome and not asked:
-            stop_all()
-            asked = True
-    if failures:
-        raise failures[0]
+        fit_in_thread(tuner.fit, stop, referee.stop_all.remote)
 
 
 class _Unpickled:
@@ -179,10 +156,11 @@ class Bookkeeper(_Unpickled, Callback):
         self._save(record)
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """The trial's process was lost more often than it may."""
+        """The trial's process was lost, or failed, more often than it may."""
         record = self._record(trial)
         record.state = "failed"
-        record.error = f"its process was lost {record.attempts} times"
+        *_, cause = str(trial.get_error() or "").strip().splitlines() or [""]
+        record.error = f"its process failed {record.attempts} times; the last line: {cause}"
         self._save(record)
 
     def _take_in(self, record: TrialRecord, facts: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainjobs.interrupt import SIGNALS, Interrupted, StopRequest, stop_on_signals
+from trainjobs.interrupt import SIGNALS, Interrupted, StopRequest, fit_in_thread, stop_on_signals
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +77,21 @@ def test_outside_the_main_thread_signals_stay_as_they_are() -> None:
     thread.start()
     thread.join()
     assert found == [*before, None]
+
+
+def test_a_request_is_passed_on_once_and_the_failure_comes_back() -> None:
+    stop, passed_on = StopRequest(), threading.Event()
+    calls: list[int] = []
+
+    def fit() -> None:
+        stop.make("interrupted")
+        assert passed_on.wait(10)
+        raise KeyError("cause")
+
+    def pass_on() -> None:
+        calls.append(1)
+        passed_on.set()
+
+    with pytest.raises(KeyError, match="cause"):
+        fit_in_thread(fit, stop, pass_on)
+    assert calls == [1]
