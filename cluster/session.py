@@ -4,7 +4,6 @@ What is started here is stopped here; a cluster that was found stays as it was. 
 gets a random token of its own, because Ray's ports are open to the whole network.
 """
 
-import json
 import logging
 import os
 import signal
@@ -245,12 +244,7 @@ def _attach(address: str) -> None:
     try:
         # The port answers, so a few attempts of a second tell whether Ray does.
         with variables({"RAY_gcs_server_port_wait_time_s": "5"}):
-            ray.init(
-                address,
-                log_to_driver=False,
-                configure_logging=False,
-                runtime_env=_runtime_env(address),
-            )
+            ray.init(address, log_to_driver=False, configure_logging=False)
     except AuthenticationError as error:
         raise ResourceError(_refused(address)) from error
     except (RayError, RuntimeError, OSError, ValueError) as error:
@@ -270,14 +264,6 @@ def _refused(address: str) -> str:
         f"the Ray cluster at {address} wants an authentication token that this process does not "
         f"have: set {AUTH_VARIABLE}=token and {TOKEN_VARIABLE} (or RAY_AUTH_TOKEN_PATH)"
     )
-
-
-def _runtime_env(address: str) -> dict[str, Any] | None:
-    """Tells the processes of the run where they run: Ray Train's cleaner of placement groups asks."""
-    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
-    if ADDRESS_VARIABLE in ((job.get("runtime_env") or {}).get("env_vars") or {}):
-        return None  # Ray refuses a variable that the job sets as well
-    return {"env_vars": {ADDRESS_VARIABLE: address}}
 
 
 @contextmanager

@@ -129,7 +129,7 @@ def _launch(
         tracker.log_params({path: value_at(config, path) for path in leaf_paths(TrainConfig)})
         tracker.set_tags(provenance(record.dataset_fingerprint))
         driver = Driver(config, paths, record, tracker, started=started, callbacks=callbacks)
-        return _train(driver, plan, stop or StopRequest(), is_alone=session.embedded)
+        return _train(driver, plan, stop or StopRequest())
 
 
 def leave_result(config: TrainConfig, paths: RunPaths, error: ServiceError) -> None:
@@ -197,7 +197,7 @@ def _begin(paths: RunPaths, config: TrainConfig, data: Prepared) -> RunRecord:
     return record
 
 
-def _train(driver: Driver, plan: WorkerPlan, stop: StopRequest, *, is_alone: bool) -> RunResult:
+def _train(driver: Driver, plan: WorkerPlan, stop: StopRequest) -> RunResult:
     config, paths = driver.config, driver.paths
     error: str | None = None
     with open_channel(driver.on_event) as channel, stop_on_signals(stop):
@@ -216,7 +216,6 @@ def _train(driver: Driver, plan: WorkerPlan, stop: StopRequest, *, is_alone: boo
             settings,
             name=attempt_name(driver.record.launches),
             storage=paths.location(CHECKPOINTS),
-            is_alone=is_alone,
         )
         try:
             fit_in_thread(trainer.fit, stop, channel.request_stop)

@@ -1,11 +1,14 @@
 """The Ray Train run of one launch: the only builder of a `TorchTrainer`."""
 
+import asyncio
 from typing import Any
 
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+import ray
+from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import TrainController
 
 from cluster.resources import WorkerPlan
 from trainjobs.config import TrainConfig
@@ -23,20 +26,26 @@ KEPT_CHECKPOINTS = 1
 """The best by the key metric. Ray Train keeps the newest as well, whatever its score."""
 
 
+UNUSED_CALLBACKS = (
+    DatasetsCallback,  # hands out Ray Data's datasets
+    PlacementGroupCleanerCallback,  # Ray and `remove_orphaned_groups` do without
+)
+
+
 class Trainer(TorchTrainer):  # type: ignore[misc]  # Ray's class is untyped
-    """Ray's trainer without helper processes that do nothing here.
-
-    Each imports Ray Train or Ray Data anew: 5 to 8 s of CPU per run.
-    """
-
-    is_alone = False
-    """Whether the cluster ends with this run."""
+    """Ray's trainer without helper processes, each of which imports Ray Train anew: 3 to 8 s of CPU."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        unused: tuple[type, ...] = (DatasetsCallback,)  # hands out Ray Data's datasets
-        if self.is_alone:
-            unused += (PlacementGroupCleanerCallback,)  # for when the cluster outlives the driver
-        return [c for c in super()._create_default_callbacks() if not isinstance(c, unused)]
+        callbacks: list[Any] = super()._create_default_callbacks()
+        return [one for one in callbacks if not isinstance(one, UNUSED_CALLBACKS)]
+
+    def _initialize_and_run_controller(self, **parts: Any) -> Result:
+        """Run the controller here if this process is an actor, as a trial's is; workers call it."""
+        if ray.get_runtime_context().get_actor_id() is None:
+            return super()._initialize_and_run_controller(**parts)
+        controller = TrainController(**parts)
+        asyncio.run(controller.run())
+        return controller.get_result()
 
 
 def build_trainer(
@@ -46,7 +55,6 @@ def build_trainer(
     *,
     name: str,
     storage: str,
-    is_alone: bool,
 ) -> Trainer:
     """The Ray Train run of one launch.
 
@@ -57,10 +65,9 @@ def build_trainer(
         name: of the Ray Train run. A finished one cannot go on under its name, so each launch is
             one of its own.
         storage: where it keeps its folder of checkpoints.
-        is_alone: whether the cluster ends with this run.
     """
     fewest, most = plan.num_workers
-    trainer = Trainer(
+    return Trainer(
         train_worker,
         train_loop_config=settings,
         torch_config=TorchConfig(
@@ -86,5 +93,3 @@ def build_trainer(
             worker_runtime_env={"env_vars": WORKER_ENVIRONMENT},
         ),
     )
-    trainer.is_alone = is_alone
-    return trainer

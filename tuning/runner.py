@@ -19,6 +19,7 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from cluster.environment import variables
+from cluster.placement_groups import remove_orphaned_groups
 from trainjobs.interrupt import StopRequest, fit_in_thread
 from tuning.ledger import Ledger
 from tuning.records import TrialRecord
@@ -83,6 +84,7 @@ def run_round(round_: Round, ledger: Ledger, referee: Any, stop: StopRequest) ->
     )
     with variables(TUNE_SETTINGS):
         fit_in_thread(tuner.fit, stop, referee.stop_all.remote)
+    remove_orphaned_groups()
 
 
 class _Unpickled:

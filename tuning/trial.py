@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.config_io import from_dict
 from cluster.errors import RunInUseError, ServiceError
 from cluster.lease import STALE_AFTER_S
+from cluster.placement_groups import remove_orphaned_groups
 from cluster.storage import RunPaths
 from trainjobs.config import TrainConfig
 from trainjobs.events import EpochDone, Event, GroupStarted, StepProgress
@@ -122,6 +123,7 @@ class Trial(tune.Trainable):
 
     def _run(self, job: str) -> None:
         try:
+            remove_orphaned_groups()  # of an earlier process of this or another trial
             for row in load_metrics(self.paths):
                 self._add(row)
             result = self._launch(job)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -96,6 +97,24 @@ def test_ctrl_c_stops_the_trials_with_checkpoints_and_the_sweep_goes_on(
     code, _, err = finish(start_sweep(folder, "--resume", "cut"))
     assert code == 0, err
     assert table(folder, "cut") == uninterrupted
+
+
+def test_a_trial_whose_process_is_killed_starts_again_where_it_was(
+    folder: Path, uninterrupted: list[dict[str, str]]
+) -> None:
+    sweep = start_sweep(folder, *SWEEP, "--name", "trial-killed")
+    wait_until(lambda: any(t["epochs"] >= 1 for t in trials(folder, "trial-killed")), sweep)
+    victim = next(
+        child
+        for child in psutil.Process(sweep.pid).children(recursive=True)
+        if child.name().startswith("ray::ResourceTr")  # what Tune calls a trial's process
+    )
+    victim.kill()
+    code, _, err = finish(sweep)
+    assert code == 0, err
+    assert "lost its process, and starts again" in err
+    assert table(folder, "trial-killed") == uninterrupted
+    assert max(trial["attempts"] for trial in trials(folder, "trial-killed")) == 2
 
 
 @pytest.mark.parametrize(
