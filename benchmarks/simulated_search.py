@@ -121,6 +121,8 @@ class Simulation:
         self.trials: list[SimulatedTrial] = []
         self.scores: dict[int, float] = {}
         self.queue: list[tuple[float, int, SimulatedTrial]] = []
+        self.next_event: dict[int, int] = {}
+        """Of each trial, by its number; another one in the queue is of a run that was replaced."""
         self.order = itertools.count()  # of events at the same time
         self.scheduler: Any = self._build_scheduler()  # Any: it gets stand-ins for Tune's objects
         self.now, self.epochs_run = 0.0, 0
@@ -130,8 +132,10 @@ class Simulation:
         """Until no trial is left, or as many epochs were trained as all of them have in full."""
         self._fill_slots()
         while self.queue and self.epochs_run < self.given.trials * self.given.epochs:
-            self.now, _, trial = heapq.heappop(self.queue)
-            self._end_epoch(trial)
+            now, event, trial = heapq.heappop(self.queue)
+            if event == self.next_event[trial.record.number]:
+                self.now = now
+                self._end_epoch(trial)
             self._fill_slots()
         times, regrets = zip(*self.trace, strict=True)
         return Trace(list(times), list(regrets), self.now, self.epochs_run)
@@ -147,7 +151,8 @@ class Simulation:
         if self.search.scheduler == "pbt":
             return PopulationScheduler(
                 metric=metric, mode="max", interval=perturb_epochs(self.search, epochs),
-                epochs=epochs, seed=self.settings.train.seed, exploit=self._exploit,
+                epochs=epochs, population=min(self.given.slots, self.given.trials - len(self.trials)),
+                seed=self.settings.train.seed, exploit=self._exploit,
             )  # fmt: skip
         return FIFOScheduler()  # type: ignore[no-untyped-call]  # Ray
 
@@ -164,22 +169,22 @@ class Simulation:
             self._schedule(self.trials[-1], self.given.startup_epochs)
 
     def _schedule(self, trial: SimulatedTrial, delay: float) -> None:
-        """Have the trial's next epoch end; one that has them all ends with its start-up."""
-        left = trial.epoch < self.given.epochs
-        end = self.now + delay + (trial.epoch_time if left else 0.0)
-        heapq.heappush(self.queue, (end, next(self.order), trial))
+        """Have the trial's next epoch end."""
+        end = self.now + delay + trial.epoch_time
+        self.next_event[trial.record.number] = event = next(self.order)
+        heapq.heappush(self.queue, (end, event, trial))
 
     def _end_epoch(self, trial: SimulatedTrial) -> None:
         record, metric = trial.record, self.settings.metric
-        if trial.epoch < self.given.epochs:
-            value = trial.train_epoch()
-            record.curve[trial.epoch], record.epochs = value, trial.epoch
-            self.epochs_run += 1
-            self._believe(record)
+        value = trial.train_epoch()
+        record.curve[trial.epoch], record.epochs = value, trial.epoch
+        self.epochs_run += 1
+        self._believe(record)
+        result = {"epoch": trial.epoch, metric: value}
         if trial.epoch >= self.given.epochs:  # no scheduler cuts off the end
             record.state = "finished"
+            self.scheduler.on_trial_complete(self, trial, result)
             return
-        result = {"epoch": trial.epoch, metric: record.curve[trial.epoch]}
         action = self.scheduler.on_trial_result(self, trial, result)
         if action == TrialScheduler.STOP:
             record.state = "stopped"
@@ -193,8 +198,7 @@ class Simulation:
         record = trial.record
         record.values = explore(model.record.values, DEFAULT_SPACE.dimensions, BASE, rng)
         record.epochs = model.epoch
-        kept = min(epoch, model.epoch)
-        record.curve = {e: value for e, value in record.curve.items() if e <= kept}
+        record.curve = {}
         trial.curve = self.problem.curve_of(apply(BASE, record.values))
         trial.quality, trial.luck, trial.epoch = model.quality, model.luck, model.epoch
         self._believe(record)

@@ -51,6 +51,10 @@ class SearchConfig:
             raise ConfigError(f"--reduction must be >= 2, got {self.reduction}")
         if self.max_failures < 0:
             raise ConfigError(f"--max-failures must be >= 0, got {self.max_failures}")
+        if (self.scheduler, self.search) == ("pbt", "grid"):
+            raise ConfigError(
+                "--scheduler pbt moves values, a grid has fixed ones: --search random"
+            )
         if self.confirm is not None and not CONFIRM.fullmatch(self.confirm):
             raise ConfigError(
                 f"--confirm must be KxR, such as 3x3 (the best 3, with 3 seeds each), "

@@ -26,6 +26,7 @@ class Ledger:
         mlflow_run_id: str | None = None,
         wall_s: float = 0.0,
         rounds: int = 0,
+        population_epoch: int = 0,
     ) -> None:
         self.paths = paths
         self.records = list(records)
@@ -34,6 +35,8 @@ class Ledger:
         """Of all launches that came to their end, in rounds of trials."""
         self.rounds = rounds
         """Rounds of trials that Tune was started for."""
+        self.population_epoch = population_epoch
+        """Newest epoch at which members of a population were replaced."""
 
     def add(
         self, origin: Origin, values: Values, seed: int, repeats: int | None = None
@@ -57,6 +60,7 @@ class Ledger:
             "mlflow_run_id": self.mlflow_run_id,
             "wall_s": self.wall_s,
             "rounds": self.rounds,
+            "population_epoch": self.population_epoch,
             "trials": [to_plain(record) for record in self.records],
         }
         self.paths.write_text(TRIALS, json.dumps(plain, indent=1))

@@ -1,12 +1,11 @@
 """Population-based training: which member goes on from whom, and with which values. Pure.
 
 Source: Jaderberg et al. 2017, "Population Based Training of Neural Networks" (arXiv:1711.09846),
-truncation selection and perturbation. Asynchronous: each member is compared when it gets there.
+truncation selection and perturbation.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -24,39 +23,26 @@ RESAMPLE_FRACTION = 0.25
 """How often a value is drawn anew instead."""
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A member's newest measurement."""
-
-    epoch: int
-    value: float
-
-
-def choose_donor(
-    member: int,
-    scores: Mapping[int, Score],
-    mode: Mode,
-    rng: np.random.Generator,
-) -> int | None:
-    """The member to go on from, or None to go on alone.
+def choose_donors(
+    scores: Mapping[int, float], mode: Mode, rng: np.random.Generator
+) -> dict[int, int]:
+    """Who goes on from whom.
 
     Args:
-        member: who is asking; must have a score.
-        scores: newest score of each live member.
+        scores: of each member, at equal epochs.
         mode: which way is better.
         rng: picks among the best.
+
+    Returns:
+        Member among the worst -> a member among the best, which is strictly better.
     """
     sign = 1.0 if mode == "max" else -1.0
-    known = {m: sign * s.value for m, s in scores.items() if math.isfinite(s.value)}
-    known.setdefault(member, -math.inf)  # a member that diverged is the worst
-    if len(known) < 2:
-        return None
+    # One that diverged is the worst.
+    known = {m: sign * s if math.isfinite(s) else -math.inf for m, s in scores.items()}
     size = min(max(1, round(QUANTILE * len(known))), len(known) // 2)
     ranked = sorted(known, key=lambda m: (known[m], m))
-    worst, best = ranked[:size], ranked[-size:]
-    if member not in worst or known[best[0]] <= known[member]:
-        return None
-    return int(rng.choice(best))
+    worst, best = ranked[:size], ranked[len(ranked) - size :]
+    return {member: int(rng.choice(best)) for member in worst if known[member] < known[best[0]]}
 
 
 def explore(

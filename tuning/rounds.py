@@ -130,8 +130,8 @@ def known_points(settings: SweepSettings) -> tuple[list[Values], list[Observatio
 def build_scheduler(sweep: Sweep) -> Any:
     """The scheduler of the search; None: every trial runs to its end."""
     settings, epochs = sweep.settings, sweep.settings.train.epochs
+    ended = [r for r in search_trials(sweep.ledger.records) if r.state in DONE]
     if settings.search.scheduler == "asha":
-        ended = [r for r in search_trials(sweep.ledger.records) if r.state in DONE]
         return build_asha(settings.search, settings.metric, settings.mode, epochs, ended)
     if settings.search.scheduler == "pbt":
         return PopulationScheduler(
@@ -139,21 +139,28 @@ def build_scheduler(sweep: Sweep) -> Any:
             mode=settings.mode,
             interval=perturb_epochs(settings.search, epochs),
             epochs=epochs,
+            population=settings.num_trials - len(ended),
             seed=settings.train.seed,
+            decided=sweep.ledger.population_epoch,
             exploit=lambda member, donor, epoch: exploit(sweep, member, donor, epoch),
         )
     return None
 
 
-def exploit(sweep: Sweep, member: int, donor: int, epoch: int) -> dict[str, Any]:
+def exploit(sweep: Sweep, member: int, donor: int, epoch: int) -> dict[str, Any] | None:
     """Send a member to go on from the donor's newest epoch, with the donor's values moved a little."""
+    if sweep.stop.outcome:
+        return None
     records = sweep.ledger.records
     record, model = records[member], records[donor]
     rng = np.random.default_rng([sweep.settings.train.seed, member, epoch, 1])
     values = explore(model.values, sweep.space.dimensions, sweep.base, rng)
     changes = ", ".join(f"{path} {values[path]:.4g}" if isinstance(values[path], float)
                         else f"{path} {values[path]}" for path in values)  # fmt: skip
-    note = f"after epoch {epoch} goes on from trial {donor} ({model.run_names[-1]}) with {changes}"
+    note = (
+        f"was among the worst at epoch {epoch}: goes on from trial {donor} "
+        f"({model.run_names[-1]}) with {changes}"
+    )
     logger.info("trial %d %s", member, note)
     sweep.referee.stop.remote(record.run_names[-1], "stopped")
     record.notes.append(Note(epoch=epoch, text=note))
@@ -163,6 +170,7 @@ def exploit(sweep: Sweep, member: int, donor: int, epoch: int) -> dict[str, Any]
     record.curve = {}  # was measured with other values
     record.run_names.append(f"{record.run_names[0]}-g{len(record.run_names)}")
     request = sweep.request(record)
+    sweep.ledger.population_epoch = epoch
     sweep.ledger.save()
     return request
 

@@ -1,6 +1,7 @@
 """Which trials go on: Tune's ASHA on our own epoch count, and population-based training."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,11 +9,11 @@ import numpy as np
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 
 from tuning.config import Mode, SearchConfig
-from tuning.population import Score, choose_donor
+from tuning.population import choose_donors
 from tuning.records import TrialRecord
 
-Exploit = Callable[[int, int, int], dict[str, Any]]
-"""(member, donor, epoch) -> the member's next request."""
+Exploit = Callable[[int, int, int], dict[str, Any] | None]
+"""(member, donor, epoch) -> the member's next request; None: the sweep is being stopped."""
 
 
 MIN_GRACE_EPOCHS = 3
@@ -57,47 +58,103 @@ def build_asha(
 
 
 class PopulationScheduler(FIFOScheduler):
-    """Every `interval` epochs, a member among the worst goes on from one of the best.
+    """Every `interval` epochs, the worst members go on from the best ones' newest weights.
+
+    Members are compared at equal epochs, once the last of them has got there. Nobody waits: who is
+    ahead trains on, and loses what it did since if it turns out to be among the worst. So it does
+    not matter who arrives first, and a resumed sweep decides as it would have.
 
     Tune's own scheduler copies Tune checkpoints, which runs of Ray Train do not leave; here the
     member's next config names the donor's run (`checkpoint.start_from`).
     """
 
     def __init__(
-        self, *, metric: str, mode: Mode, interval: int, epochs: int, seed: int, exploit: Exploit
+        self,
+        *,
+        metric: str,
+        mode: Mode,
+        interval: int,
+        epochs: int,
+        population: int,
+        seed: int,
+        exploit: Exploit,
+        decided: int = 0,
     ) -> None:
+        """What decides.
+
+        Args:
+            metric: compared.
+            mode: which way is better.
+            interval: epochs from one comparison to the next.
+            epochs: of a whole run; nobody is replaced at the end.
+            population: members that will be added.
+            seed: picks donors.
+            exploit: makes a member's new run.
+            decided: epoch of the last comparison that an earlier launch has carried out.
+        """
         super().__init__()  # type: ignore[no-untyped-call]  # Ray
         self.key, self.better = metric, mode  # the base class has a property of that name
         self.interval, self.epochs, self.seed = interval, epochs, seed
-        self.exploit = exploit
-        self.scores: dict[int, Score] = {}
-        self.decided: dict[int, int] = {}
+        self.exploit, self.awaited, self.decided = exploit, population, decided
+        self.members: dict[int, Member] = {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A member joins."""
+        self.members[int(trial.config["number"])] = Member(trial)
+        self.awaited -= 1
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Compare a member where it is due; `NOOP` after it was sent to another's weights."""
-        if self.key not in result or result.get("done"):
+        """Compare the members if this was the last one; `NOOP` after it was sent elsewhere."""
+        number = int(trial.config["number"])
+        if "epoch" not in result or result.get("done"):
             return TrialScheduler.CONTINUE
-        member, epoch = int(trial.config["number"]), int(result["epoch"])
-        self.scores[member] = Score(epoch, float(result[self.key]))
-        due = epoch - self.decided.get(member, 0) >= self.interval
-        if not due or epoch >= self.epochs:
-            return TrialScheduler.CONTINUE
-        self.decided[member] = epoch
-        rng = np.random.default_rng([self.seed, member, epoch])
-        donor = choose_donor(member, self.scores, self.better, rng)
-        if donor is None:
-            return TrialScheduler.CONTINUE
-        request = self.exploit(member, donor, epoch)
-        self.decided[member] = self.scores[donor].epoch
-        del self.scores[member]  # no donor before it has measured the weights it now has
-        tune_controller.pause_trial(trial, should_checkpoint=False)
-        trial.set_config(request)
-        return TrialScheduler.NOOP
+        member, epoch = self.members[number], int(result["epoch"])
+        member.epoch = epoch
+        if self.key in result:
+            member.curve[epoch] = float(result[self.key])
+        replaced = set[int]()
+        while (at := self.decided + self.interval) < self.epochs and self._all_have(at):
+            replaced |= self._replace_worst(tune_controller, at)
+            self.decided = at
+        return TrialScheduler.NOOP if number in replaced else TrialScheduler.CONTINUE
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """A member that has ended is no donor: who copied it would have nothing left to train."""
-        self.scores.pop(int(trial.config["number"]), None)
+        self.members.pop(int(trial.config["number"]), None)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Nor is one that has failed."""
-        self.scores.pop(int(trial.config["number"]), None)
+        self.members.pop(int(trial.config["number"]), None)
+
+    def _all_have(self, epoch: int) -> bool:
+        return self.awaited <= 0 and all(m.epoch >= epoch for m in self.members.values())
+
+    def _replace_worst(self, tune_controller: Any, epoch: int) -> set[int]:
+        scores = {number: m.score(epoch) for number, m in self.members.items()}
+        known = {number: score for number, score in scores.items() if score is not None}
+        rng = np.random.default_rng([self.seed, epoch])
+        donors = choose_donors(known, self.better, rng)
+        for number, donor in donors.items():
+            member, model = self.members[number], self.members[donor]
+            request = self.exploit(number, donor, epoch)
+            if request is None:
+                return set()
+            tune_controller.pause_trial(member.trial, should_checkpoint=False)
+            member.trial.set_config(request)
+            member.epoch, member.curve = model.epoch, dict(model.curve)
+        return set(donors)
+
+
+@dataclass(slots=True)
+class Member:
+    """What the scheduler knows of a trial."""
+
+    trial: Any
+    epoch: int = 0
+    curve: dict[int, float] = field(default_factory=dict)
+    """Of the weights it has: a donor's, up to where it was copied."""
+
+    def score(self, epoch: int) -> float | None:
+        """The newest measurement up to that epoch."""
+        measured = [at for at in self.curve if at <= epoch]
+        return self.curve[max(measured)] if measured else None

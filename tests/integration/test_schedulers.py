@@ -1,5 +1,6 @@
 """ASHA on our own epochs, also after a restart; population-based training's decisions."""
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -74,66 +75,120 @@ class Member:
         self.config = config
 
 
-def make_population(interval: int = 2) -> tuple[PopulationScheduler, list[tuple[int, int, int]]]:
-    exploited: list[tuple[int, int, int]] = []
+class Population:
+    """Members under a scheduler, and what it did to them."""
 
-    def exploit(member: int, donor: int, epoch: int) -> dict[str, Any]:
-        exploited.append((member, donor, epoch))
+    def __init__(self, size: int, *, decided: int = 0) -> None:
+        self.exploited: list[tuple[int, int, int]] = []
+        self.is_stopping = False
+        self.controller = Controller()
+        self.scheduler = PopulationScheduler(
+            metric="map50", mode="max", interval=2, epochs=8, population=size, seed=0,
+            exploit=self.exploit, decided=decided,
+        )  # fmt: skip
+        self.members = [Member(number) for number in range(size)]
+        for member in self.members:
+            self.scheduler.on_trial_add(self.controller, member)
+
+    def exploit(self, member: int, donor: int, epoch: int) -> dict[str, Any] | None:
+        if self.is_stopping:
+            return None
+        self.exploited.append((member, donor, epoch))
         return {"number": member, "from": donor}
 
-    scheduler = PopulationScheduler(
-        metric="map50", mode="max", interval=interval, epochs=8, seed=0, exploit=exploit
-    )
-    return scheduler, exploited
+    def report(self, number: int, epoch: int, value: float) -> str:
+        result = {"epoch": epoch, "map50": value}
+        return self.scheduler.on_trial_result(self.controller, self.members[number], result)
+
+    def end(self, number: int) -> None:
+        self.scheduler.on_trial_complete(self.controller, self.members[number], {})
 
 
 def test_a_bad_member_is_sent_to_the_best_at_the_interval_and_not_before() -> None:
-    scheduler, exploited = make_population()
-    controller, (good, bad) = Controller(), (Member(0), Member(1))
-    assert scheduler.on_trial_result(controller, good, {"epoch": 1, "map50": 0.5}) == CONTINUE
-    assert scheduler.on_trial_result(controller, bad, {"epoch": 1, "map50": 0.1}) == CONTINUE
-    assert scheduler.on_trial_result(controller, good, {"epoch": 2, "map50": 0.6}) == CONTINUE
-    assert scheduler.on_trial_result(controller, bad, {"epoch": 2, "map50": 0.2}) == NOOP
-    assert (exploited, controller.paused) == ([(1, 0, 2)], [1])
-    assert bad.config == {"number": 1, "from": 0}
+    population = Population(2)
+    assert population.report(0, 1, 0.5) == CONTINUE
+    assert population.report(1, 1, 0.1) == CONTINUE
+    assert population.report(0, 2, 0.6) == CONTINUE
+    assert population.report(1, 2, 0.2) == NOOP
+    assert population.exploited == [(1, 0, 2)]
+    assert population.controller.paused == [1]
+    assert population.members[1].config == {"number": 1, "from": 0}
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_the_order_in_which_members_arrive_does_not_matter(order: tuple[int, ...]) -> None:
+    population = Population(3)
+    for number in order:
+        for epoch in (1, 2):
+            population.report(number, epoch, [0.3, 0.1, 0.2][number])
+    assert population.exploited == [(1, 0, 2)]
+
+
+def test_members_are_compared_at_equal_epochs() -> None:
+    population = Population(2)
+    for epoch, value in ((1, 0.1), (2, 0.2), (3, 0.9)):
+        assert population.report(0, epoch, value) == CONTINUE
+    assert population.report(1, 2, 0.3) == CONTINUE  # better than the other one was at epoch 2
+    assert population.exploited == [(0, 1, 2)]
+    assert population.controller.paused == [0]
+
+
+def test_nothing_is_decided_before_all_members_have_joined() -> None:
+    population = Population(2)
+    population.scheduler.awaited = 1
+    assert [population.report(n, 2, v) for n, v in ((0, 0.6), (1, 0.2))] == [CONTINUE] * 2
+    assert population.exploited == []
 
 
 def test_a_member_that_was_replaced_is_compared_an_interval_later() -> None:
-    scheduler, exploited = make_population()
-    controller, (good, bad) = Controller(), (Member(0), Member(1))
-    scheduler.on_trial_result(controller, good, {"epoch": 2, "map50": 0.6})
-    scheduler.on_trial_result(controller, bad, {"epoch": 2, "map50": 0.2})
-    scheduler.on_trial_result(controller, bad, {"epoch": 3, "map50": 0.3})
-    assert len(exploited) == 1
-    scheduler.on_trial_result(controller, bad, {"epoch": 4, "map50": 0.3})
-    assert exploited[1:] == [(1, 0, 4)]
+    population = Population(2)
+    population.report(0, 2, 0.6)
+    population.report(1, 2, 0.2)
+    population.report(1, 3, 0.3)
+    population.report(1, 4, 0.3)
+    assert len(population.exploited) == 1
+    population.report(0, 4, 0.6)
+    assert population.exploited[1:] == [(1, 0, 4)]
 
 
-def test_a_replaced_member_is_no_donor_before_it_has_measured_itself() -> None:
-    scheduler, exploited = make_population()
-    controller, (good, bad, other) = Controller(), (Member(0), Member(1), Member(2))
-    scheduler.on_trial_result(controller, good, {"epoch": 2, "map50": 0.6})
-    scheduler.on_trial_result(controller, bad, {"epoch": 2, "map50": 0.2})
-    assert exploited == [(1, 0, 2)]
-    scheduler.on_trial_complete(controller, good, {})
-    assert scheduler.on_trial_result(controller, other, {"epoch": 2, "map50": 0.1}) == CONTINUE
-    scheduler.on_trial_result(controller, bad, {"epoch": 3, "map50": 0.5})
-    scheduler.on_trial_result(controller, other, {"epoch": 4, "map50": 0.1})
-    assert exploited == [(1, 0, 2), (2, 1, 4)]
+def test_a_replaced_member_has_its_donors_epochs() -> None:
+    population = Population(3)
+    for number, value in enumerate((0.6, 0.2, 0.4)):
+        population.report(number, 2, value)
+    assert population.exploited == [(1, 0, 2)]
+    population.report(0, 5, 0.7)
+    population.report(1, 3, 0.6)  # has what the best one had at epoch 2
+    population.report(2, 4, 0.5)
+    assert len(population.exploited) == 1
+    population.report(1, 4, 0.4)
+    assert population.exploited[1:] == [(1, 0, 4)]
 
 
-def test_a_member_that_has_ended_is_no_donor() -> None:
-    scheduler, exploited = make_population()
-    controller, (good, bad) = Controller(), (Member(0), Member(1))
-    scheduler.on_trial_result(controller, good, {"epoch": 8, "map50": 0.6})
-    scheduler.on_trial_complete(controller, good, {"epoch": 8, "map50": 0.6})
-    assert scheduler.on_trial_result(controller, bad, {"epoch": 2, "map50": 0.2}) == CONTINUE
-    assert exploited == []
+def test_a_member_that_has_ended_neither_gives_nor_is_waited_for() -> None:
+    population = Population(3)
+    population.report(0, 8, 0.6)
+    population.end(0)
+    population.report(1, 2, 0.2)
+    population.report(2, 2, 0.3)
+    assert population.exploited == [(1, 2, 2)]
 
 
-def test_nobody_is_replaced_at_the_end() -> None:
-    scheduler, exploited = make_population()
-    controller, (good, bad) = Controller(), (Member(0), Member(1))
-    scheduler.on_trial_result(controller, good, {"epoch": 8, "map50": 0.6})
-    assert scheduler.on_trial_result(controller, bad, {"epoch": 8, "map50": 0.2}) == CONTINUE
-    assert exploited == []
+def test_nobody_is_replaced_at_the_end_or_while_the_sweep_stops() -> None:
+    population = Population(2, decided=6)
+    population.report(0, 8, 0.6)
+    assert population.report(1, 8, 0.2) == CONTINUE
+    stopping = Population(2)
+    stopping.is_stopping = True
+    stopping.report(0, 2, 0.6)
+    assert stopping.report(1, 2, 0.2) == CONTINUE
+    assert population.exploited == stopping.exploited == []
+
+
+def test_what_an_earlier_launch_has_decided_is_not_decided_again() -> None:
+    population = Population(2, decided=2)
+    population.report(0, 2, 0.6)
+    population.report(1, 2, 0.2)
+    assert population.exploited == []
+    population.report(0, 4, 0.6)
+    population.report(1, 4, 0.2)
+    assert population.exploited == [(1, 0, 4)]

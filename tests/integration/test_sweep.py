@@ -147,15 +147,16 @@ def test_in_a_population_the_worse_member_goes_on_from_the_better_ones_weights(
     storage: Path, ray_session: Session
 ) -> None:
     settings = make_settings(
-        storage, "pbt", SearchConfig(num_trials=2, scheduler="pbt", perturb_epochs=2), epochs=6
+        storage, "pbt", SearchConfig(num_trials=3, scheduler="pbt", perturb_epochs=2), epochs=6
     )
     settings = dataclasses.replace(
         settings,
-        # One member cannot learn, so it is the worse one.
-        points=({"optim.lr": 1e-4},),
+        # One member cannot learn, so it is the worst one.
+        points=({"optim.lr": 1e-5}, {"optim.lr": 1e-3}),
         space={"optim.lr": {"loguniform": [1e-4, 2e-2]}},
         train=dataclasses.replace(
             settings.train,
+            resources=dataclasses.replace(settings.train.resources, cpus_per_worker=0.33),
             optim=OptimConfig(
                 name="adamw", lr=2e-3, images_per_step=8, warmup_epochs=0, warmup_min_images=0
             ),

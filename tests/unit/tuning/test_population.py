@@ -8,45 +8,47 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainjobs.config import TrainConfig
+from tuning.config import Mode
 from tuning.dimension import Dimension
-from tuning.population import Score, choose_donor, explore
+from tuning.population import choose_donors, explore
 
 LR = Dimension(path="optim.lr", kind="loguniform", low=1e-3, high=1e-1)
 ACCUMULATE = Dimension(path="optim.accumulate", kind="int", low=1, high=4)
 
 
-def donor_of(member: int, values: list[float], mode: str = "max") -> int | None:
-    scores = {number: Score(1, value) for number, value in enumerate(values)}
-    return choose_donor(member, scores, mode, np.random.default_rng(0))  # type: ignore[arg-type]
+def donors_of(values: list[float], mode: Mode = "max") -> dict[int, int]:
+    return choose_donors(dict(enumerate(values)), mode, np.random.default_rng(0))
 
 
 def test_the_worst_of_three_goes_on_from_the_best() -> None:
-    assert donor_of(1, [0.3, 0.1, 0.2]) == 0
-    assert donor_of(0, [0.3, 0.1, 0.2]) is None
-    assert donor_of(2, [0.3, 0.1, 0.2]) is None
+    assert donors_of([0.3, 0.1, 0.2]) == {1: 0}
+
+
+def test_of_eight_two_are_replaced_by_the_best_two() -> None:
+    donors = donors_of([0.8, 0.1, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2])
+    assert set(donors) == {1, 7}
+    assert set(donors.values()) <= {0, 2}
 
 
 def test_where_less_is_better_the_worst_is_the_largest() -> None:
-    assert donor_of(0, [0.3, 0.1, 0.2], "min") == 1
+    assert donors_of([0.3, 0.1, 0.2], "min") == {0: 1}
 
 
-def test_equals_go_on_alone() -> None:
-    assert donor_of(0, [0.2, 0.2]) is None
+@pytest.mark.parametrize("values", [[], [0.2], [0.2, 0.2]])
+def test_equals_and_single_members_go_on_alone(values: list[float]) -> None:
+    assert donors_of(values) == {}
 
 
-def test_a_member_by_itself_goes_on() -> None:
-    assert donor_of(0, [0.2]) is None
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_a_diverged_member_is_the_worst(mode: Mode) -> None:
+    assert set(donors_of([math.nan, 0.1, 0.2], mode)) == {0}
 
 
-def test_a_diverged_member_is_the_worst() -> None:
-    assert donor_of(0, [math.nan, 0.1, 0.2]) == 2
-
-
-@given(st.lists(st.floats(0, 1), min_size=2, max_size=9), st.data())
-def test_a_donor_is_always_strictly_better(values: list[float], data: st.DataObject) -> None:
-    member = data.draw(st.integers(0, len(values) - 1))
-    donor = donor_of(member, values)
-    assert donor is None or values[donor] > values[member]
+@given(st.lists(st.floats(0, 1), max_size=9))
+def test_a_donor_is_always_strictly_better_and_stays(values: list[float]) -> None:
+    donors = donors_of(values)
+    assert all(values[donor] > values[member] for member, donor in donors.items())
+    assert not set(donors) & set(donors.values())
 
 
 @given(st.integers(0, 1000), st.floats(1e-3, 1e-1), st.integers(1, 4))
