@@ -75,9 +75,9 @@ def importances(comparison: Comparison, paths: Sequence[str]) -> list[Importance
     found = []
     for path in paths:
         pairs = [
-            (trial.values[path], score)
+            (trial.settings[path], score)
             for trial, score in zip(comparison.trials, comparison.scores, strict=True)
-            if path in trial.values
+            if path in trial.settings
         ]
         judged = _judge(path, [value for value, _ in pairs], [score for _, score in pairs])
         if judged is not None:

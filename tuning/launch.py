@@ -28,7 +28,7 @@ from tuning.console import SweepDisplay
 from tuning.ledger import RUNS, load_ledger, save_settings
 from tuning.rounds import Sweep, confirm, retrain, search
 from tuning.settings import SweepSettings
-from tuning.space import Space, apply, check_space, parse_space
+from tuning.space import Space, apply, check_constraints, check_space, parse_space
 from tuning.trial import start_referee
 
 logger = logging.getLogger(__name__)
@@ -50,17 +50,18 @@ def launch_sweep(settings: SweepSettings, cluster: ClusterConfig | None = None) 
         ServiceError: the sweep cannot start or go on; says why.
     """
     started, stop = time.monotonic(), StopRequest()
+    space = parse_space(settings.space, "the search space")
+    check_space(space, settings.train)
+    check_models(space, settings.train)
     paths = RunPaths(str(settings.train.resources.storage), settings.name)
     logger.info("sweep %s in %s", settings.name, paths.location())
     with ExitStack() as stack:
         stack.enter_context(hold_lease(paths))
         stack.enter_context(write_log_to(paths, LOG))
-        space = parse_space(settings.space, "the search space")
         train = fit_batch(settings.train, prepare_data(settings.train).counts["train"])
         session = stack.enter_context(connect(cluster or ClusterConfig()))
         train, plan, max_concurrent = place(settings, train, session)
-        check_space(space, train, plan.num_workers[1])
-        check_models(space, train)
+        check_constraints(space, train, plan.num_workers[1])
         check_storage(paths.storage, session.run_everywhere)
         ledger = load_ledger(paths)
         ledger.reopen(settings.train.epochs)

@@ -46,10 +46,10 @@ def plot_parallel(
     colors = ListedColormap(colormaps["viridis"](reach[:: 1 if mode == "min" else -1]))
     heights = []
     for column, name in enumerate(paths):
-        values = [trial.values[name] for trial in ranking if name in trial.values]
+        values = [trial.settings[name] for trial in ranking if name in trial.settings]
         scale = scale_of(values, is_log=name in log_paths)
         places = iter(_draw_axis(axes, column, scale, values))
-        heights.append([next(places) if name in t.values else NOT_SET for t in ranking])
+        heights.append([next(places) if name in t.settings else NOT_SET for t in ranking])
         if len(values) < len(ranking):
             _tick(axes, column, NOT_SET, "not set")
     score_scale = Scale(kind="log" if norm_class is LogNorm else "linear")

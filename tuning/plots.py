@@ -70,7 +70,7 @@ def draw_plots(
     folder.mkdir(parents=True, exist_ok=True)
     trials = search_trials(records)
     scored = ranked(trials, mode)
-    used = [path for path in paths if any(path in trial.values for trial in scored)]
+    used = [path for path in paths if any(path in trial.settings for trial in scored)]
     written = []
     if any(finite_curve(trial) for trial in trials):
         written.append(folder / "curves.png")

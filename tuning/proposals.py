@@ -67,6 +67,7 @@ def observations(records: Sequence[TrialRecord], mode: Mode) -> list[Observation
             number=record.number,
             values=record.values,
             value=score[1] if (score := scores.get(record.number)) else None,
+            stopped_at=record.epochs if record.state == "stopped" else None,
         )
         for record in records
         if record.state != "failed"

@@ -29,6 +29,8 @@ class TrialRecord:
     origin: Origin
     values: Values
     """What the search chose; the rest is the base config."""
+    implied: Values = field(default_factory=dict)
+    """Of the searched settings, those that the base config gives, as the launch resolves them."""
     seed: int
     state: State = "pending"
     run_names: list[str] = field(default_factory=list)
@@ -54,6 +56,11 @@ class TrialRecord:
     mlflow_run_id: str | None = None
     notes: list[Note] = field(default_factory=list)
     error: str | None = None
+
+    @property
+    def settings(self) -> Values:
+        """Every searched setting that the trial has, with its value."""
+        return {**self.implied, **self.values}
 
 
 def to_plain(record: TrialRecord) -> dict[str, Any]:

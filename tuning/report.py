@@ -179,8 +179,8 @@ def _time(summary: SweepSummary) -> list[str]:
 
 
 def _setting(record: TrialRecord, path: str) -> Cell:
-    value = record.values.get(path)
-    if isinstance(value, bool) or (value is None and path in record.values):
+    value = record.settings.get(path)
+    if isinstance(value, bool) or (value is None and path in record.settings):
         return Cell(exact_value(value))
     return _number(value)
 

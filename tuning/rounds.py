@@ -18,6 +18,8 @@ from trainjobs.optim.schedule import weight_decay_in_force
 from trainjobs.resolve import resolve_launch
 from trainjobs.run_folder import RunResult
 from tuning.console import SweepDisplay
+from tuning.constraints import value_in_force
+from tuning.dimension import is_active
 from tuning.ledger import RUNS, Ledger, load_ledger
 from tuning.population import explore
 from tuning.proposals import Proposer, best_points, check_points, observations
@@ -69,6 +71,11 @@ class Sweep:
         assert optim.images_per_step  # set by resolve_launch
         record.images_per_step = optim.images_per_step
         record.weight_decay_in_force = weight_decay_in_force(optim, optim.images_per_step)
+        record.implied = {
+            d.path: value_in_force(self.base, d.path, self.world_size)
+            for d in self.space.dimensions
+            if d.path not in record.values and is_active(d, self.base, record.values)
+        }
         return {
             "number": record.number,
             "job": self.settings.job,

@@ -82,6 +82,8 @@ def run_round(round_: Round, ledger: Ledger, referee: Any, stop: StopRequest) ->
             verbose=0,
         ),
     )
+    # It misses the files of Tune's own loggers, which are off.
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     with variables(TUNE_SETTINGS):
         fit_in_thread(tuner.fit, stop, referee.stop_all.remote)
     remove_orphaned_groups()
@@ -144,7 +146,9 @@ class Bookkeeper(_Unpickled, Callback):
             if self.round.metric in result:
                 record.curve[int(result["epoch"])] = float(result[self.round.metric])
         if status := facts.get("status"):
-            record.state, record.error = status, facts.get("error")
+            # A run that its own patience stopped has come to its end.
+            record.state = "finished" if status == "stopped" else status
+            record.error = facts.get("error")
         elif result.get("done"):  # the scheduler's decision
             record.state = "stopped"
             self.referee.stop.remote(record.run_names[-1], "stopped")

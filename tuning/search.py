@@ -36,6 +36,8 @@ class Observation:
     values: Values
     value: float | None
     """Of the metric, finite; None: still running, or nothing was measured."""
+    stopped_at: int | None = None
+    """Epoch after which the scheduler stopped it; None: it was not stopped."""
 
 
 class Search(Protocol):
@@ -147,7 +149,6 @@ class OptunaSearch:
         import optuna  # noqa: PLC0415  1 s, and few sweeps need it
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        states = optuna.trial.TrialState
         # A seed of its own, or every proposal would begin with the same random numbers.
         seed = int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
         study = optuna.create_study(
@@ -165,10 +166,9 @@ class OptunaSearch:
                 distributions[active] = asked.distributions
             study.add_trial(
                 optuna.trial.create_trial(
-                    state=states.RUNNING if observation.value is None else states.COMPLETE,
-                    value=observation.value,
                     params=observation.values,
                     distributions=distributions[active],
+                    **_outcome(observation),
                 )
             )
         return study
@@ -214,6 +214,21 @@ def _grid_part(space: Space, base: TrainConfig) -> list[Values]:
         if d.path in grid
     )
     return listed_points(dataclasses.replace(space, dimensions=part), base)
+
+
+def _outcome(observation: Observation) -> dict[str, Any]:
+    """How far Optuna is to think a trial came.
+
+    TPE ranks pruned trials below complete ones, and among them those first that went on for longer.
+    """
+    from optuna.trial import TrialState  # noqa: PLC0415  1 s, and few sweeps need it
+
+    if observation.value is None:
+        return {"state": TrialState.RUNNING}
+    if observation.stopped_at is None:
+        return {"state": TrialState.COMPLETE, "value": observation.value}
+    measured = {observation.stopped_at: observation.value}
+    return {"state": TrialState.PRUNED, "intermediate_values": measured}
 
 
 def _suggested(dimension: Dimension, trial: "optuna.trial.BaseTrial") -> Any:

@@ -175,24 +175,35 @@ def listed_points(space: Space, base: TrainConfig) -> list[Values]:
     return list(_combinations(space.dimensions, base, {}))
 
 
-def check_space(space: Space, base: TrainConfig, world_size: int) -> None:
+def check_space(space: Space, base: TrainConfig) -> None:
     """Compare a space with the config that its trials share.
 
     Raises:
-        ConfigError: A setting does not exist or cannot vary, a value is not allowed, a condition
-            or a constraint makes no sense, or no trial satisfies the constraints. One line.
+        ConfigError: A setting does not exist or cannot vary, a value is not allowed, or a condition
+            makes no sense. One line.
     """
     try:
         for dimension in space.dimensions:
             check_dimension(dimension, base)
             check_conditions(dimension, space.dimensions, base)
         _check_images_per_step(space, base)
+    except ConfigError as error:
+        raise ConfigError(f"{space.source}: {error}") from error
+
+
+def check_constraints(space: Space, base: TrainConfig, world_size: int) -> None:
+    """See whether trials of a checked space satisfy its constraints.
+
+    Raises:
+        ConfigError: A constraint makes no sense, or no trial satisfies them all. One line.
+    """
+    if not space.constraints:
+        return
+    try:
         for text in space.constraints:
             check_constraint(text, space.dimensions, base, world_size)
     except ConfigError as error:
         raise ConfigError(f"{space.source}: {error}") from error
-    if not space.constraints:
-        return
     try:
         sample(space, base, np.random.default_rng(0), world_size)
     except ConfigError:

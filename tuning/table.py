@@ -78,7 +78,8 @@ def trials_csv(
     for record in records:
         epoch, value = best_score(record, mode) or (None, None)
         settings = [
-            exact_value(record.values[path]) if path in record.values else None for path in paths
+            exact_value(record.settings[path]) if path in record.settings else None
+            for path in paths
         ]
         facts = [getattr(record, name) for name in FACTS]
         newest = next(reversed(record.run_names), None)
@@ -164,7 +165,7 @@ def _row(
         short_value(score[1]) if score else MISSING,
         *(MISSING if value is None else short_value(value) for value in in_force),
         *(
-            _clip(short_value(record.values[path])) if path in record.values else MISSING
+            _clip(short_value(record.settings[path])) if path in record.settings else MISSING
             for path in paths
         ),
     ]

@@ -131,14 +131,14 @@ def plot_parameters(
 def _plot_setting(
     axes: Axes, path: str, ranking: Sequence[TrialRecord], scores: Sequence[float], *, is_log: bool
 ) -> None:
-    values = [trial.values[path] for trial in ranking if path in trial.values]
+    values = [trial.settings[path] for trial in ranking if path in trial.settings]
     scale = scale_of(values, is_log=is_log)
     _format_values(axes, scale, values)
     groups: dict[Look, list[tuple[float, float]]] = defaultdict(list)
     for trial, score in zip(ranking, scores, strict=True):
-        if path in trial.values:
+        if path in trial.settings:
             look = _look(trial, is_best=trial is ranking[0])
-            groups[look].append((scale.number(trial.values[path]), score))
+            groups[look].append((scale.number(trial.settings[path]), score))
     for look, points in groups.items():
         axes.plot(*zip(*points, strict=True), ls="", **asdict(look))
 

@@ -78,6 +78,7 @@ def test_every_trial_is_a_run_of_two_workers_and_the_folder_is_complete(
     assert (folder / "plots" / "curves.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((folder / "trials.csv").open()))
     assert {row["world_size"] for row in rows} == {"2"}
+    assert rows[0]["optim.lr"] == "0.01"  # of the base config, with which the first trial runs
     for trial in result.trials:
         run = json.loads((folder / "trials" / trial["run_name"] / "result.json").read_text())
         assert (run["status"], run["world_size"], run["epochs"]) == ("finished", 2, 2)

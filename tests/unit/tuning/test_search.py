@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,15 @@ from tuning.search import (
     Search,
     build_search,
 )
-from tuning.space import Space, check_space, default_space, grid_points, is_allowed, parse_space
+from tuning.space import (
+    Space,
+    check_constraints,
+    check_space,
+    default_space,
+    grid_points,
+    is_allowed,
+    parse_space,
+)
 
 BASE = TrainConfig()
 DEFAULT_SPACE = parse_space(default_space(BASE), "default search space")
@@ -35,7 +44,8 @@ CONDITIONAL = {
 
 def space_of(raw: dict[str, Any], *constraints: str) -> Space:
     space = parse_space({**raw, "constraints": list(constraints)}, "space.yaml")
-    check_space(space, BASE, 2)
+    check_space(space, BASE)
+    check_constraints(space, BASE, 2)
     return space
 
 
@@ -189,6 +199,24 @@ def test_optuna_keeps_away_from_running_trials() -> None:
 
     assert share_near_best(observed) > 0.25
     assert share_near_best(observed + running) < 0.1
+
+
+def test_optuna_is_not_misled_by_what_stopped_trials_measured_early() -> None:
+    space = space_of({"optim.lr": {"loguniform": [1e-4, 1.0]}})
+    search = searching("optuna", space)
+    observed = run(searching("random", space), near_one_percent, 60)
+
+    def mean_error(stopped_at: int | None) -> float:
+        """Of proposals after high rates looked best, in decades from the best rate."""
+        known = [
+            replace(o, value=1.0, stopped_at=stopped_at) if o.values["optim.lr"] > 0.1 else o
+            for o in observed
+        ]
+        rates = [proposed(search, number, known)["optim.lr"] for number in range(100, 120)]
+        return float(np.mean([abs(math.log10(rate) + 2) for rate in rates]))
+
+    assert mean_error(3) < 0.5
+    assert mean_error(None) > 1.0
 
 
 def test_the_base_config_is_observed_with_its_own_values() -> None:

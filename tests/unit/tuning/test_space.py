@@ -15,6 +15,7 @@ from tuning.dimension import Dimension
 from tuning.space import (
     Space,
     apply,
+    check_constraints,
     check_space,
     default_space,
     grid_points,
@@ -38,7 +39,8 @@ def space_of(raw: dict[str, Any], *constraints: str) -> Space:
 
 def checked(raw: dict[str, Any], *constraints: str, base: TrainConfig = BASE) -> Space:
     space = space_of(raw, *constraints)
-    check_space(space, base, 2)
+    check_space(space, base)
+    check_constraints(space, base, 2)
     return space
 
 
@@ -72,7 +74,8 @@ def test_the_form_in_the_documentation_is_read() -> None:
         ),
         "space.yaml",
     )
-    check_space(space, BASE, 2)
+    check_space(space, BASE)
+    check_constraints(space, BASE, 2)
     lr, *_, momentum = space.dimensions
     assert lr == Dimension(path="optim.lr", kind="loguniform", low=1e-4, high=1e-1)
     assert momentum.when == (("optim.name", ("sgd",)),)
@@ -125,7 +128,8 @@ def test_a_trial_is_the_base_config_with_its_values(seed: int) -> None:
 
 
 def test_the_default_space_fits_the_default_config_and_holds_its_rates() -> None:
-    check_space(DEFAULT_SPACE, BASE, 2)
+    check_space(DEFAULT_SPACE, BASE)
+    check_constraints(DEFAULT_SPACE, BASE, 2)
     for dimension in DEFAULT_SPACE.dimensions[:2]:
         assert dimension.contains(value_at(BASE, dimension.path))
 

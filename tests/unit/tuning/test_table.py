@@ -51,6 +51,13 @@ def test_columns_are_aligned_and_numbers_end_below_their_header() -> None:
     assert [row.index("/9") + 2 for row in rows] == [header.index("epoch") + 5] * 2
 
 
+def test_the_base_trial_shows_what_the_base_config_gives() -> None:
+    base = make_record(0, 0.5, origin="default", values={}, implied={LR: 0.01})
+    (_, row) = trial_lines([base], [LR], "map50", "max", 9)
+    assert row.split()[-1] == "0.01"
+    assert rows_of(trials_csv([base], [LR], "map50", "max"))[0][LR] == "0.01"
+
+
 @pytest.mark.parametrize(("mode", "best"), [("max", "1 best"), ("min", "0 best")])
 def test_the_best_trial_is_marked_by_the_mode(mode: Any, best: str) -> None:
     lines = trial_lines([make_record(0, 0.1), make_record(1, 0.2)], [LR], "score", mode, 9)
