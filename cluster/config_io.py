@@ -1,13 +1,11 @@
 """Between YAML, plain dicts and the frozen config dataclasses. Whatever is unknown is an error.
 
-YAML is read by the 1.2 rules: `1e-3` is a number, `1:2`, `no` and `2026-11-21` are text. PyYAML's
-own 1.1 rules would turn the elastic request `1:2` into 62. A setting is named by its dotted path.
+A setting is named by its dotted path.
 """
 
 import dataclasses
 import difflib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from functools import cache, reduce
 from pathlib import Path, PurePath
@@ -18,30 +16,11 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from cluster.errors import ConfigError
+from cluster.yaml_rules import Dumper, Loader
 
 Config = TypeVar("Config")
 Tree = dict[str, Any]
 
-# YAML 1.2.2, section 10.3.2 "Tag Resolution" of the core schema, less octal numbers.
-_SCALARS = (
-    ("tag:yaml.org,2002:null", r"~|null|Null|NULL|", "~nN\0"),
-    ("tag:yaml.org,2002:bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("tag:yaml.org,2002:int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    (
-        "tag:yaml.org,2002:float",
-        r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
-        r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        "-+0123456789.",
-    ),
-    ("tag:yaml.org,2002:merge", r"<<", "<"),
-)
-_RESOLVERS: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
-for _tag, _pattern, _first in _SCALARS:
-    for _char in _first.replace("\0", ""):
-        _RESOLVERS.setdefault(_char, []).append((_tag, re.compile(rf"(?:{_pattern})$")))
-_RESOLVERS[""] = [("tag:yaml.org,2002:null", re.compile("$"))]  # PyYAML's key for an empty value
-
-_UNICODE_BREAKS = frozenset("\x85\u2028\u2029")
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -49,37 +28,6 @@ _WORDS = {
     str: "text",
     NoneType: "null",
 }
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe; YAML 1.2 scalars; a key that stands twice is an error."""
-
-    yaml_implicit_resolvers = _RESOLVERS
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in lines:
-                    reason = f"key {key.value!r} stands twice, first in line {lines[key.value]}"
-                    raise yaml.MarkedYAMLError(problem=reason, problem_mark=key.start_mark)
-                lines[key.value] = line
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes exactly the text that `_Loader` would read as something else."""
-
-    yaml_implicit_resolvers = _RESOLVERS
-
-    def represent_text(self, text: str) -> yaml.ScalarNode:
-        # Outside of double quotes PyYAML folds Unicode's line breaks.
-        style = '"' if _UNICODE_BREAKS.intersection(text) else None
-        return self.represent_scalar("tag:yaml.org,2002:str", text, style)
-
-
-_Dumper.add_representer(str, _Dumper.represent_text)
 
 
 def load_yaml(path: str | Path) -> Tree:
@@ -90,9 +38,9 @@ def load_yaml(path: str | Path) -> Tree:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"{path}: no such file (looked for {Path(path).absolute()})") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no possible path
         raise ConfigError(f"{path}: cannot be read as text: {error}") from error
     return parse_yaml(text, str(path))
 
@@ -100,12 +48,15 @@ def load_yaml(path: str | Path) -> Tree:
 def parse_yaml(text: str, source: str) -> Tree:
     """A YAML mapping in a text that came from `source`; as `load_yaml`."""
     try:
-        data = yaml.load(text, _Loader)  # a SafeLoader
+        data = yaml.load(text, Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{source}, line {mark.line + 1}" if mark else source
         raise ConfigError(f"{place}: {error.problem or 'not YAML'}") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{source}: nested too deeply") from error
+    # PyYAML's constructors raise the last three for `!!bool x`, `!!timestamp x` and their like.
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
         raise ConfigError(f"{source}: not YAML: {error}") from error
     if data is None:
         return {}
@@ -118,14 +69,17 @@ def from_dict(cls: type[Config], data: Mapping[str, Any], source: str = "") -> C
     """Build a config dataclass, whose sections are dataclasses, from nested plain values.
 
     Raises:
-        ConfigError: Unknown settings and values of a wrong type, one line each, led by `source`;
-            or what the dataclasses themselves find wrong, as they raised it.
+        ConfigError: Unknown settings and values of a wrong type, one line each, or what the
+            dataclasses themselves find wrong; led by `source`.
     """
     problems: list[str] = []
     checked = _check_tree(cls, data, "", problems)
     if problems:
         raise ConfigError("\n".join(f"{source}: {line}" if source else line for line in problems))
-    config: Config = _build(cls, checked)
+    try:
+        config: Config = _build(cls, checked)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}" if source else str(error)) from error
     return config
 
 
@@ -138,7 +92,7 @@ def to_dict(config: object) -> Tree:
 
 def dump_yaml(config: object) -> str:
     """A config (or a tree of plain values) as YAML that `load_yaml` and `from_dict` turn back into it."""
-    return yaml.dump(_plain(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(_plain(config), Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def leaf_paths(cls: Any) -> dict[str, Any]:
@@ -216,8 +170,7 @@ def _check_path(cls: type, path: str) -> None:
 
 def _check_tree(cls: Any, data: object, prefix: str, problems: list[str]) -> Tree:
     """Checked keyword arguments of `cls`, nested as `cls` is; what is wrong goes to `problems`."""
-    if data is None:
-        return {}
+    data = {} if data is None else data
     if not isinstance(data, Mapping):
         what = prefix.rstrip(".") or "a config"
         problems.append(f"{what} must be a group of settings, got {data!r}")

@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.config_io import from_dict
 from cluster.errors import RunInUseError, StorageError
 from cluster.storage import RunPaths
 
@@ -132,8 +133,8 @@ def read_lease(paths: RunPaths) -> Holder | None:
     if not paths.exists(LEASE):
         return None
     try:
-        return Holder(**json.loads(paths.read_text(LEASE)))
-    except (ValueError, TypeError) as error:
+        return from_dict(Holder, json.loads(paths.read_bytes(LEASE)))
+    except (ValueError, RecursionError) as error:
         logger.warning("%s is damaged (%s) and is replaced", paths.location(LEASE), error)
     except StorageError:
         if paths.exists(LEASE):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cluster.errors import ConfigError, StorageError
+from cluster.redact import redact
 from cluster.storage import RunPaths
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
@@ -142,7 +143,7 @@ def _listen(handler: logging.Handler, level: str) -> None:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return super().format(record).rstrip()  # Python's warnings end in a line break
+        return redact(super().format(record)).rstrip()  # Python's warnings end in a line break
 
 
 def _formatter() -> logging.Formatter:

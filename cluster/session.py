@@ -7,23 +7,22 @@ gets a random token of its own, because Ray's ports are open to the whole networ
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import worker as ray_worker
-from ray._private.utils import read_ray_address
 from ray.exceptions import AuthenticationError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.address import find_cluster
 from cluster.config import ClusterConfig
+from cluster.credentials import Credentials, call_with
 from cluster.environment import (
     AUTH_VARIABLE,
     TOKEN_VARIABLE,
@@ -31,21 +30,13 @@ from cluster.environment import (
     ray_settings,
     variables,
 )
-from cluster.errors import ConfigError, ResourceError
+from cluster.errors import ResourceError
 from cluster.resources import NodeInfo
 
 logger = logging.getLogger(__name__)
 
-ADDRESS_VARIABLE = "RAY_ADDRESS"
-ANNOUNCE_AFTER_S = 2.0
-"""A wait longer than this is announced."""
 START_ATTEMPTS = 2
 """Ray gives its node 30 s to start, which a busy laptop may miss."""
-
-# RFC 9113, section 3.4 "HTTP/2 Connection Preface": each side begins with a SETTINGS frame, whose
-# fourth byte is its type.
-_HTTP2_SETTINGS = b"\x04"
-_HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + _HTTP2_SETTINGS + b"\0" * 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +55,35 @@ class Session:
         nodes = [_node_info(node) for node in found if node["Alive"]]
         return sorted(nodes, key=lambda node: (node.host, node.node_id))
 
+    def worker_nodes(self) -> dict[str, NodeInfo]:
+        """Nodes that can hold a worker, and the driver's, by their host names."""
+        here = ray.get_runtime_context().get_node_id()
+        nodes = [node for node in self.nodes() if node.cpus or node.gpus or node.node_id == here]
+        return {_unique_name(node, nodes): node for node in nodes}
+
+    def dashboard(self) -> str | None:
+        """Address of Ray's dashboard, host:port; None if there is none."""
+        found: str = ray_worker.get_dashboard_url()  # type: ignore[no-untyped-call]  # Ray
+        return found or None
+
+    def try_everywhere(self, function: Callable[..., Any], *args: object) -> dict[str, Any]:
+        """Call a function in a worker process on every such node.
+
+        Returns:
+            Host -> what the function returned there, or the exception that it ended with.
+        """
+        calls = {host: _call_on(n, function, args) for host, n in self.worker_nodes().items()}
+        ray.wait([*calls.values()], num_returns=len(calls), timeout=self.timeout_s)
+        found: dict[str, Any] = {}
+        for host, call in calls.items():
+            try:
+                found[host] = ray.get(call, timeout=1.0)
+            except RayTaskError as error:
+                found[host] = error.as_instanceof_cause()  # type: ignore[no-untyped-call]  # Ray
+            except RayError as error:
+                found[host] = ResourceError(f"the node does not answer: {error}")
+        return found
+
     def run_everywhere(self, function: Callable[..., Any], *args: object) -> dict[str, Any]:
         """Call a function on every node that can hold a worker; on the driver's node right here.
 
@@ -78,15 +98,14 @@ class Session:
             ResourceError: A node did not answer in time, or died.
         """
         here = ray.get_runtime_context().get_node_id()
-        nodes = [node for node in self.nodes() if node.cpus or node.gpus or node.node_id == here]
+        nodes = self.worker_nodes()
         calls = {
-            node.node_id: _call_on(node, function, args) for node in nodes if node.node_id != here
-        }
+            host: _call_on(node, function, args)
+            for host, node in nodes.items() if node.node_id != here
+        }  # fmt: skip
         return {
-            _unique_name(node, nodes): self._result(node, calls[node.node_id])
-            if node.node_id in calls
-            else function(*args)
-            for node in nodes
+            host: self._result(node, calls[host]) if host in calls else function(*args)
+            for host, node in nodes.items()
         }
 
     def _result(self, node: NodeInfo, call: Any) -> Any:
@@ -119,7 +138,7 @@ def connect(config: ClusterConfig, log_level: str = "INFO") -> Iterator[Session]
         if ray.is_initialized():
             yield _session(config, embedded=False)
             return
-        address = _find_cluster(config)
+        address = find_cluster(config)
         stack.enter_context(authentication(embedded=address is None))
         stack.enter_context(_raylet_lines_logged())
         stack.callback(ray.shutdown)
@@ -158,56 +177,6 @@ def _adopt_ray_logger(level: int) -> None:
     ray_logger.handlers.clear()
     ray_logger.propagate = True
     ray_logger.setLevel(level)
-
-
-def _find_cluster(config: ClusterConfig) -> str | None:
-    """Address of the cluster to attach to, once it answers; None to start one."""
-    asked = config.address or os.environ.get(ADDRESS_VARIABLE) or None
-    if asked == "local":
-        return None
-    if asked in (None, "auto"):
-        # Left by `ray start`, not by embedded clusters: those belong to their commands.
-        found: str | None = read_ray_address()
-        if found and _answers(found):
-            return found
-        if asked == "auto":
-            raise ResourceError("no Ray runs on this machine; start one with `ray start --head`")
-        return None
-    host, _, port = asked.rpartition(":")
-    if "://" in asked or not host or not port.isdigit():
-        raise ConfigError(
-            f"the cluster's address (--address, {ADDRESS_VARIABLE}) must be host:port, auto or "
-            f"local, got {asked!r}. To run on a cluster from outside, use "
-            "`ray job submit --address http://host:8265 -- python -m ...`"
-        )
-    _wait_for(asked, config.start_timeout_s)
-    return asked
-
-
-def _wait_for(address: str, timeout_s: float) -> None:
-    started, announced = time.monotonic(), False
-    while not _answers(address):
-        waited = time.monotonic() - started
-        if waited >= timeout_s:
-            raise ResourceError(
-                f"no Ray cluster answers at {address} (waited {timeout_s:g} s). Check the address, "
-                "and `ray status` on the head node"
-            )
-        if waited >= ANNOUNCE_AFTER_S and not announced:
-            logger.info("waiting for the Ray cluster at %s, up to %g s", address, timeout_s)
-            announced = True
-        time.sleep(min(1.0, timeout_s - waited))
-
-
-def _answers(address: str) -> bool:
-    """Whether a gRPC server greets there. (`ray.init` tries other ports for minutes.)"""
-    host, _, port = address.rpartition(":")
-    with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), 2.0) as probe:
-        if os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true"):
-            return True
-        probe.sendall(_HTTP2_PREFACE)
-        return probe.recv(4)[3:] == _HTTP2_SETTINGS
-    return False
 
 
 def _start(stack: ExitStack) -> None:
@@ -276,9 +245,14 @@ def _signal_handlers_kept() -> Iterator[None]:
 
 
 def _call_on(node: NodeInfo, function: Callable[..., Any], args: tuple[object, ...]) -> Any:
-    strategy = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
-    task: Any = ray.remote(function)
-    return task.options(num_cpus=0, scheduling_strategy=strategy, max_retries=0).remote(*args)
+    task: Any = ray.remote(call_with)
+    there = task.options(num_cpus=0, scheduling_strategy=on_node(node), max_retries=0)
+    return there.remote(Credentials.of_this_process(), function, args)
+
+
+def on_node(node: NodeInfo) -> NodeAffinitySchedulingStrategy:
+    """Ray's way to say: there and nowhere else."""
+    return NodeAffinitySchedulingStrategy(node.node_id, soft=False)
 
 
 def _unique_name(node: NodeInfo, nodes: list[NodeInfo]) -> str:

@@ -138,7 +138,10 @@ class RunPaths:
 
     def read_text(self, relative: str) -> str:
         """`read_bytes` as UTF-8."""
-        return self.read_bytes(relative).decode("utf-8")
+        try:
+            return self.read_bytes(relative).decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise StorageError(f"{self.location(relative)} is not UTF-8 text") from error
 
     def exists(self, relative: str = "") -> bool:
         """Whether a file or folder is there.

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from cluster.config_io import from_dict
 from cluster.errors import CheckpointError
 
 FORMAT_VERSION = "1"
@@ -69,8 +70,11 @@ def check_checkpoint(folder: Path) -> None:
     try:
         sums = json.loads((folder / MANIFEST).read_text())
         damaged = [name for name in (TENSORS, STATE) if sums[name] != _checksum(folder / name)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        foreign = sorted(set(sums) - {TENSORS, STATE})
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(str(folder), f"incomplete checkpoint ({error})") from error
+    if foreign:  # a checkpoint has its two files, and reads nothing that it names
+        raise CheckpointError(str(folder), f"{MANIFEST} names other files: {foreign[:3]}")
     if damaged:
         raise CheckpointError(str(folder), f"damaged checkpoint: {', '.join(damaged)} changed")
 
@@ -82,8 +86,17 @@ def load_checkpoint(folder: Path, device: torch.device) -> tuple[TrainState, dic
         CheckpointError: it is incomplete, damaged or of another format.
     """
     state = load_state(folder)
-    # weights_only: plain containers and tensors, no code from the file is run.
-    return state, torch.load(folder / TENSORS, map_location=device, weights_only=True)
+    try:
+        # weights_only: plain containers and tensors, no code from the file is run.
+        tensors = torch.load(folder / TENSORS, map_location=device, weights_only=True)
+    except (MemoryError, torch.OutOfMemoryError):
+        raise  # says nothing about the checkpoint
+    except Exception as error:  # bytes that are no such file make torch raise anything
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(str(folder), f"{TENSORS} cannot be read: {reason}") from error
+    if not isinstance(tensors, dict):
+        raise CheckpointError(str(folder), f"{TENSORS} holds no tensors by name")
+    return state, tensors
 
 
 def load_state(folder: Path) -> TrainState:
@@ -93,9 +106,14 @@ def load_state(folder: Path) -> TrainState:
         CheckpointError: as `load_checkpoint`.
     """
     check_checkpoint(folder)
-    raw = json.loads((folder / STATE).read_text())
-    if (found := raw.pop("format", None)) != FORMAT_VERSION:
-        raise CheckpointError(str(folder), f"format {found}, this version reads {FORMAT_VERSION}")
+    try:
+        raw = dict(json.loads((folder / STATE).read_text()))
+        if (found := raw.pop("format", None)) != FORMAT_VERSION:
+            raise ValueError(f"format {found}, this version reads {FORMAT_VERSION}")
+        from_dict(TrainState, raw)  # to check it; built, its whole numbers would be floats
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = "; ".join(str(error).splitlines())
+        raise CheckpointError(str(folder), f"{STATE}: {reason}") from error
     return TrainState(**raw)
 
 
@@ -108,6 +126,18 @@ def encode_weights(model: nn.Module, header: Mapping[str, str]) -> bytes:
     """A safetensors file of the model's state; `header` says what the model is."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     return save(tensors, metadata={"format_version": FORMAT_VERSION, **header})
+
+
+def decode_weights(data: bytes, source: str) -> dict[str, Tensor]:
+    """Tensors of a weights file of this run.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    try:
+        return load(data)
+    except SafetensorError as error:
+        raise CheckpointError(source, f"not a readable safetensors file ({error})") from error
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -4,16 +4,19 @@ A setting's path is its flag (`--optim.lr`); a few have a short form. Later beat
 the demo recipe where no data is given, `--config` files, flags.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 
 from cluster.config_io import load_yaml, merge
 from cluster.errors import ConfigError
+from cluster.redact import redact
 from trainjobs.config import TrainConfig
 from trainjobs.yolov5_hyp import read_hyp
+
+Options = TypeVar("Options")
 
 ALIASES = {
     "--data": "--data.source",
@@ -100,14 +103,23 @@ def parse(argv: Sequence[str], job: str, demo: Demo) -> Command:
     args = [expanded(argument) for argument in argv]
     base = base_config(args, demo)
     short = ", ".join(f"{s} for {flag}" for s, flag in ALIASES.items())
-    return tyro.cli(
+    return read_arguments(
         Command,
-        args=args,
+        args,
         default=Command(run=base),
         prog=f"python -m trainjobs.{job}",
         description=f"Train one model. Short forms: {short}.",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+
+
+def read_arguments(command: Callable[..., Options], args: Sequence[str], **how: Any) -> Options:
+    """`tyro.cli`, which prints what it refuses, without printing secrets."""
+    hidden = [redact(argument) for argument in args]
+    if hidden != list(args):
+        tyro.cli(command, args=hidden, **how)
+    options: Options = tyro.cli(command, args=list(args), **how)
+    return options
 
 
 def base_config(args: Sequence[str], demo: Demo, prefix: str = "--") -> TrainConfig:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ray.train import ControllerError, WorkerGroupError
 
 from cluster.errors import ServiceError, StorageError
+from cluster.redact import redact
 from cluster.storage import RunPaths
 from trainjobs.config import TrainConfig
 from trainjobs.console import Display
@@ -164,7 +165,7 @@ def failure_cause(error: BaseException) -> str:
         cause = error.controller_failure
     while (inner := getattr(cause, "_base_exc", None) or getattr(cause, "cause", None)) is not None:
         cause = inner
-    text = str(cause).strip()
+    text = redact(str(cause).strip())
     return text if isinstance(cause, ServiceError) else f"{type(cause).__name__}: {text}"
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cluster.errors import ServiceError, TrainingError
 from cluster.logs import configure_logging
+from cluster.redact import redact
 from trainjobs.command_line import Command, Demo, parse
 from trainjobs.interrupt import Interrupted
 
@@ -85,4 +86,4 @@ def summary(result: "RunResult") -> str:
 
 def print_error(error: ServiceError) -> None:
     """One message on stderr, without a traceback."""
-    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.write(redact(f"error: {error}\n"))

@@ -6,7 +6,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from ray.train import (
     TrainingFailedError,
@@ -16,9 +16,12 @@ from cluster import resources
 from cluster.channel import open_channel
 from cluster.config import ClusterConfig
 from cluster.config_io import leaf_paths, to_dict, value_at
+from cluster.credentials import Credentials, credentials_apart
 from cluster.errors import RunError, ServiceError, StorageError, TrainingError
 from cluster.lease import hold_lease
 from cluster.logs import write_log_to
+from cluster.places import dataset_cache
+from cluster.redact import redact
 from cluster.resources import WorkerPlan, describe
 from cluster.session import Session, connect
 from cluster.storage import RunPaths, check_storage
@@ -28,7 +31,7 @@ from trainjobs.detector.task import check_model_config
 from trainjobs.driver import Callback, Driver, failure_cause
 from trainjobs.fork import fork_from
 from trainjobs.interrupt import Interrupted, StopRequest, fit_in_thread, stop_on_signals
-from trainjobs.locate import dataset_cache, locate, prepare_data
+from trainjobs.locate import locate, prepare_data
 from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
 from trainjobs.provenance import provenance
 from trainjobs.resolve import (
@@ -85,9 +88,11 @@ def launch(
         ServiceError: the run cannot start, or (TrainingError) it failed; says why.
     """
     check_model_config(config)
-    config, paths = locate(config)
-    logger.info("run %s in %s", config.run_name, paths.location())
-    with hold_lease(paths), write_log_to(paths, LOG):
+    with ExitStack() as stack:
+        config, paths = locate(stack.enter_context(credentials_apart(config)))
+        logger.info("run %s in %s", config.run_name, paths.location())
+        stack.enter_context(hold_lease(paths))
+        stack.enter_context(write_log_to(paths, LOG))
         try:
             return _launch(config, paths, callbacks, job=job, cluster=cluster, stop=stop)
         except ServiceError as error:
@@ -136,7 +141,7 @@ def leave_result(config: TrainConfig, paths: RunPaths, error: ServiceError) -> N
     """A result for a run that failed before it had one; no launch undoes an earlier one's."""
     with suppress(StorageError):  # which may be the error itself
         if not paths.exists(RESULT):
-            save_result(paths, failed_result(config, paths, str(error)))
+            save_result(paths, failed_result(config, paths, redact(str(error))))
 
 
 def log_start(config: TrainConfig, plan: WorkerPlan, session: Session) -> None:
@@ -209,6 +214,7 @@ def _train(driver: Driver, plan: WorkerPlan, stop: StopRequest) -> RunResult:
             cpus=plan.cpus_per_worker,
             resume_from=tuple(list_checkpoints(paths)),
             sender=channel.sender(),
+            credentials=Credentials.of_this_process(),
         )
         trainer = build_trainer(
             config,

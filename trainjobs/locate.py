@@ -9,13 +9,10 @@ import secrets
 from datetime import datetime
 from pathlib import Path
 
+from cluster.places import dataset_cache, in_job
 from cluster.storage import RunPaths, is_uri, resolve_storage
 from trainjobs.config import TrainConfig
 from trainjobs.data.prepare import Prepared, prepare_dataset
-
-CACHE_VARIABLE, DEFAULT_CACHE = "TRAINJOBS_CACHE", "~/.cache/trainjobs"
-JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for the command of a submitted job."""
 
 
 def locate(config: TrainConfig) -> tuple[TrainConfig, RunPaths]:
@@ -24,7 +21,7 @@ def locate(config: TrainConfig) -> tuple[TrainConfig, RunPaths]:
         config.resources.storage,
         environ=os.environ,
         cwd=Path.cwd(),
-        in_job=JOB_VARIABLE in os.environ,
+        in_job=in_job(),
     )
     name = config.run_name or new_run_name(config.model.name)
     config = dataclasses.replace(
@@ -50,11 +47,6 @@ def prepare_data(config: TrainConfig) -> Prepared:
     """The dataset, scanned into this node's cache."""
     cache = Path(dataset_cache()).expanduser()
     return prepare_dataset(config.data.source, cache, config.data, config.seed)
-
-
-def dataset_cache() -> str:
-    """Folder for prepared datasets, on each node; `~` is to be read there."""
-    return os.environ.get(CACHE_VARIABLE, DEFAULT_CACHE)
 
 
 def _absolute(path: str | None) -> str | None:

@@ -5,6 +5,7 @@ from torch import nn
 
 from cluster import resources
 from cluster.config import ClusterConfig
+from cluster.credentials import credentials_apart
 from cluster.resources import describe
 from cluster.session import connect
 from trainjobs.config import TrainConfig
@@ -25,10 +26,15 @@ def preview(config: TrainConfig, cluster: ClusterConfig | None = None) -> str:
     Raises:
         ServiceError: as `launch` would.
     """
+    with credentials_apart(config) as bare:
+        return _preview(bare, cluster or ClusterConfig())
+
+
+def _preview(config: TrainConfig, cluster: ClusterConfig) -> str:
     check_model_config(config)
     config, paths = locate(config)
     data = prepare_data(config)
-    with connect(cluster or ClusterConfig()) as session:
+    with connect(cluster) as session:
         plan = resources.plan(config.resources, session.nodes())
     world_size = plan.num_workers[1]
     num_images = data.counts["train"]

@@ -6,11 +6,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors.torch import load
-
 from cluster.channel import Sender
 from cluster.storage import RunPaths
-from trainjobs.checkpoint import encode_weights, save_checkpoint
+from trainjobs.checkpoint import decode_weights, encode_weights, save_checkpoint
 from trainjobs.events import EpochDone, RunDone, StepProgress
 from trainjobs.loop import LossSums, Outcome, Training
 from trainjobs.run_folder import BEST, LAST, PLOTS, save_metrics
@@ -91,7 +89,9 @@ class RankReporter:
         """Measure the best weights once more, draw the plots and tell the driver the result."""
         metrics: dict[str, dict[str, float]] = {}
         if outcome != "interrupted":
-            training.ema.model.load_state_dict(load(self.paths.read_bytes(BEST)))
+            training.ema.model.load_state_dict(
+                decode_weights(self.paths.read_bytes(BEST), self.paths.location(BEST))
+            )
             training.task.evaluate(training.ema.model)
             metrics = training.task.summary()
             if self.is_writer:

@@ -6,13 +6,15 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from cluster.config_io import dump_yaml, from_dict, parse_yaml
 from cluster.errors import RunError
 from cluster.storage import RunPaths
 from trainjobs.checkpoint import MANIFEST, STATE
 from trainjobs.config import TrainConfig
+
+Content = TypeVar("Content")
 
 CONFIG, RESULT, METRICS, LOG = "config.yaml", "result.json", "metrics.csv", "train.log"
 QUARANTINE, RECORD, CHECKPOINTS, PLOTS = "quarantine.csv", "record.json", "checkpoints", "plots"
@@ -84,7 +86,7 @@ def save_config(paths: RunPaths, config: TrainConfig) -> None:
 
 def load_record(paths: RunPaths) -> RunRecord:
     """What earlier launches left; an empty record for a new run."""
-    return RunRecord(**_load_json(paths, RECORD))
+    return _load_json(RunRecord, paths, RECORD) or RunRecord()
 
 
 def save_record(paths: RunPaths, record: RunRecord) -> None:
@@ -94,8 +96,7 @@ def save_record(paths: RunPaths, record: RunRecord) -> None:
 
 def load_result(paths: RunPaths) -> RunResult | None:
     """The result of the last launch that ended by itself, if any."""
-    raw = _load_json(paths, RESULT)
-    return RunResult(**raw) if raw else None
+    return _load_json(RunResult, paths, RESULT)
 
 
 def save_result(paths: RunPaths, result: RunResult) -> None:
@@ -138,7 +139,10 @@ def load_metrics(paths: RunPaths) -> list[dict[str, float]]:
     if not paths.exists(METRICS):
         return []
     rows = csv.DictReader(io.StringIO(paths.read_text(METRICS)))
-    return [{name: float(text) for name, text in row.items() if text} for row in rows]
+    try:
+        return [{name: float(text) for name, text in row.items() if text} for row in rows]
+    except (ValueError, TypeError, csv.Error) as error:
+        raise RunError(f"{paths.location(METRICS)} is damaged ({error})") from error
 
 
 def attempt_name(launch: int) -> str:
@@ -154,17 +158,17 @@ def list_checkpoints(paths: RunPaths) -> list[str]:
             folder = f"{CHECKPOINTS}/{launch}/{name}"
             if paths.exists(f"{folder}/{MANIFEST}") and paths.exists(f"{folder}/{STATE}"):
                 # Whether the rest is whole is for who loads it to check; this is for the order.
-                with suppress(ValueError, KeyError, TypeError):
-                    state = json.loads(paths.read_text(f"{folder}/{STATE}"))
-                    found.append((state["epoch"], state["step"], folder))
+                with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                    state = json.loads(paths.read_bytes(f"{folder}/{STATE}"))
+                    found.append((int(state["epoch"]), int(state["step"]), folder))
     return [folder for _, _, folder in sorted(found, reverse=True)]
 
 
-def _load_json(paths: RunPaths, relative: str) -> dict[str, Any]:
+def _load_json(cls: type[Content], paths: RunPaths, relative: str) -> Content | None:
     if not paths.exists(relative):
-        return {}
+        return None
     try:
-        loaded = json.loads(paths.read_text(relative))
-    except ValueError as error:
-        raise RunError(f"{paths.location(relative)} is damaged ({error})") from error
-    return loaded if isinstance(loaded, dict) else {}
+        return from_dict(cls, json.loads(paths.read_bytes(relative)))
+    except (ValueError, RecursionError) as error:
+        reason = "; ".join(str(error).splitlines())
+        raise RunError(f"{paths.location(relative)} is damaged ({reason})") from error

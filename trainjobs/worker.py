@@ -18,6 +18,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 
 from cluster.channel import Sender
 from cluster.config_io import from_dict
+from cluster.credentials import Credentials
 from cluster.errors import DatasetError
 from cluster.logs import configure_rank_logging
 from cluster.storage import RunPaths
@@ -51,6 +52,8 @@ class WorkerSettings:
     resume_from: tuple[str, ...]
     """Checkpoints of earlier launches, relative to the run's folder, newest first."""
     sender: Sender
+    credentials: Credentials
+    """In the rank's environment by the time it reads this."""
 
 
 def train_worker(settings: WorkerSettings) -> None:

@@ -67,7 +67,7 @@ def read_hyp(hyp: Mapping[str, Any], source: str) -> Tree:
                 ignored.append(key)
         elif key not in UNUSED:
             known = (*SETTINGS, *WITHOUT_EFFECT, *UNUSED)
-            raise ConfigError(f"{source}: unknown key {key!r}; {unknown_name(key, known)}")
+            raise ConfigError(f"{source}: unknown key {key!r}; {unknown_name(str(key), known)}")
     if ignored:
         logger.warning("%s: no such setting here, ignored: %s", source, ", ".join(ignored))
     return tree

@@ -11,7 +11,7 @@ import tyro
 from cluster.config_io import load_yaml, parse_yaml
 from cluster.errors import ConfigError, RunError
 from cluster.storage import RunPaths
-from trainjobs.command_line import Demo, base_config, expanded
+from trainjobs.command_line import Demo, base_config, expanded, read_arguments
 from trainjobs.config import TrainConfig
 from trainjobs.locate import locate
 from tuning.config import SearchConfig
@@ -96,9 +96,9 @@ def parse(argv: Sequence[str], demo: Demo, new_name: str) -> tuple[SweepSettings
 
 
 def _cli(args: Sequence[str], default: Command) -> Command:
-    return tyro.cli(
+    return read_arguments(
         Command,
-        args=list(args),
+        args,
         default=default,
         prog="python -m tuning.sweep",
         description="Search for the best training config; every trial is a run of its own. "
@@ -115,7 +115,7 @@ def _settings(command: Command, name: str) -> SweepSettings:
         job=command.job,
         search=command.search,
         space=_space(command),
-        points=_points(command.points),
+        points=load_points(command.points),
         warm_start=command.warm_start and _located_folder(command.warm_start, command.train),
         train=_located(command.train, name),
     )
@@ -128,11 +128,16 @@ def _space(command: Command) -> dict[str, Any]:
     return tree or default_space(command.train)
 
 
-def _points(file: str | None) -> tuple[dict[str, Any], ...]:
+def load_points(file: str | None) -> tuple[dict[str, Any], ...]:
+    """The known points that a file lists; none without a file.
+
+    Raises:
+        ConfigError: it cannot be read, or is of another form.
+    """
     raw = load_yaml(file).get("points") if file else []
     if not isinstance(raw, list) or not all(isinstance(point, Mapping) for point in raw):
         raise ConfigError(f"{file} must hold `points:` and a list of `path: value` groups")
-    return tuple(dict(point) for point in raw)
+    return tuple({str(path): value for path, value in point.items()} for point in raw)
 
 
 def _located(train: TrainConfig, name: str) -> TrainConfig:

@@ -44,7 +44,7 @@ def names_in(text: str) -> tuple[str, ...]:
 
 
 def holds(text: str, config: TrainConfig, world_size: int) -> bool:
-    """Whether a config satisfies a constraint. One that would divide by zero does not.
+    """Whether a config satisfies a constraint. One that divides by zero or overflows does not.
 
     Raises:
         ConfigError: The text is no constraint, or names something that is no setting.
@@ -53,7 +53,7 @@ def holds(text: str, config: TrainConfig, world_size: int) -> bool:
     comparison = _parsed(text)
     try:
         terms = [_number(node, numbers) for node in (comparison.left, *comparison.comparators)]
-    except ZeroDivisionError:
+    except (ZeroDivisionError, OverflowError):
         return False
     return all(
         _COMPARISONS[type(compare)](left, right)
@@ -108,7 +108,8 @@ def check_constraint(
 def _parsed(text: str) -> ast.Compare:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:  # ValueError: a null character
+    # ValueError: a null character; the others: thousands of brackets.
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(f"constraint {text!r} must be {_GRAMMAR}") from error
     if not isinstance(tree, ast.Compare) or any(type(op) not in _COMPARISONS for op in tree.ops):
         raise ConfigError(f"constraint {text!r} must be {_GRAMMAR}")

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 from cluster import resources
 from cluster.config import ClusterConfig
+from cluster.credentials import credentials_apart
 from cluster.errors import ResourceError
 from cluster.lease import hold_lease
 from cluster.logs import write_log_to
@@ -50,12 +51,13 @@ def launch_sweep(settings: SweepSettings, cluster: ClusterConfig | None = None) 
         ServiceError: the sweep cannot start or go on; says why.
     """
     started, stop = time.monotonic(), StopRequest()
-    space = parse_space(settings.space, "the search space")
-    check_space(space, settings.train)
-    check_models(space, settings.train)
-    paths = RunPaths(str(settings.train.resources.storage), settings.name)
-    logger.info("sweep %s in %s", settings.name, paths.location())
     with ExitStack() as stack:
+        settings = stack.enter_context(credentials_apart(settings))
+        space = parse_space(settings.space, "the search space")
+        check_space(space, settings.train)
+        check_models(space, settings.train)
+        paths = RunPaths(str(settings.train.resources.storage), settings.name)
+        logger.info("sweep %s in %s", settings.name, paths.location())
         stack.enter_context(hold_lease(paths))
         stack.enter_context(write_log_to(paths, LOG))
         train = fit_batch(settings.train, prepare_data(settings.train).counts["train"])

@@ -5,6 +5,8 @@ Nothing else is needed to go on after the driver was killed; `trials/` below hol
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 from cluster.config_io import dump_yaml, from_dict, parse_yaml
 from cluster.errors import RunError
@@ -13,6 +15,17 @@ from tuning.records import DONE, Origin, TrialRecord, Values, from_plain, to_pla
 from tuning.settings import SweepSettings
 
 SETTINGS, TRIALS, RUNS = "sweep.yaml", "trials.json", "trials"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Saved:
+    """Content of trials.json."""
+
+    mlflow_run_id: str | None
+    wall_s: float
+    rounds: int
+    population_epoch: int = 0
+    trials: list[Any]
 
 
 class Ledger:
@@ -82,11 +95,19 @@ def load_ledger(paths: RunPaths) -> Ledger:
     if not paths.exists(TRIALS):
         return Ledger(paths)
     try:
-        raw = json.loads(paths.read_text(TRIALS))
-        records = [from_plain(record) for record in raw.pop("trials")]
-        return Ledger(paths, records, **raw)
-    except (ValueError, TypeError, KeyError) as error:
-        raise RunError(f"{paths.location(TRIALS)} is damaged ({error})") from error
+        saved = from_dict(_Saved, json.loads(paths.read_bytes(TRIALS)))
+        records = [from_plain(raw, number) for number, raw in enumerate(saved.trials)]
+    except (ValueError, RecursionError) as error:
+        reason = "; ".join(str(error).splitlines())
+        raise RunError(f"{paths.location(TRIALS)} is damaged ({reason})") from error
+    return Ledger(
+        paths,
+        records,
+        mlflow_run_id=saved.mlflow_run_id,
+        wall_s=saved.wall_s,
+        rounds=saved.rounds,
+        population_epoch=saved.population_epoch,
+    )
 
 
 def load_settings(paths: RunPaths) -> SweepSettings | None:

@@ -3,6 +3,10 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from cluster.config_io import from_dict
+from cluster.errors import ConfigError
+from trainjobs.config import RUN_NAME
+
 Values = dict[str, Any]
 """Dotted path of a setting -> value."""
 State = Literal["pending", "running", "finished", "stopped", "interrupted", "failed"]
@@ -68,12 +72,16 @@ def to_plain(record: TrialRecord) -> dict[str, Any]:
     return asdict(record)
 
 
-def from_plain(raw: dict[str, Any]) -> TrialRecord:
-    """The inverse of `to_plain`, also after JSON made the curve's keys text."""
-    return TrialRecord(
-        **{
-            **raw,
-            "curve": {int(epoch): value for epoch, value in raw["curve"].items()},
-            "notes": [Note(**note) for note in raw["notes"]],
-        }
-    )
+def from_plain(raw: Any, number: int) -> TrialRecord:
+    """The inverse of `to_plain`, after JSON made the curve's keys text, for a file of any content.
+
+    Raises:
+        ConfigError: It is no record, of another number, or its runs have names that cannot be.
+    """
+    record = from_dict(TrialRecord, raw, f"trial {number}")
+    if record.number != number:
+        raise ConfigError(f"trial {number} has the number {record.number}")
+    for name in record.run_names or [""]:
+        if not RUN_NAME.fullmatch(name):  # it becomes a path
+            raise ConfigError(f"trial {number} has a run named {name!r}")
+    return record

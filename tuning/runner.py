@@ -18,6 +18,7 @@ from ray.tune import (
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
+from cluster.credentials import Credentials
 from cluster.environment import variables
 from cluster.placement_groups import remove_orphaned_groups
 from trainjobs.interrupt import StopRequest, fit_in_thread
@@ -64,7 +65,8 @@ def run_round(round_: Round, ledger: Ledger, referee: Any, stop: StopRequest) ->
     bookkeeper = Bookkeeper(round_, ledger, referee)
     tuner = Tuner(
         tune.with_resources(
-            tune.with_parameters(Trial, referee=referee), PlacementGroupFactory([TRIAL_RESOURCES])
+            tune.with_parameters(Trial, referee=referee, credentials=Credentials.of_this_process()),
+            PlacementGroupFactory([TRIAL_RESOURCES]),
         ),
         tune_config=TuneConfig(
             num_samples=-1,

@@ -18,9 +18,11 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.config_io import from_dict
+from cluster.credentials import Credentials
 from cluster.errors import RunInUseError, ServiceError
 from cluster.lease import STALE_AFTER_S
 from cluster.placement_groups import remove_orphaned_groups
+from cluster.redact import redact
 from cluster.storage import RunPaths
 from trainjobs.config import TrainConfig
 from trainjobs.events import EpochDone, Event, GroupStarted, StepProgress
@@ -77,8 +79,10 @@ class Ended:
 class Trial(tune.Trainable):
     """Runs `launch` in a thread; each `step` returns one of its epochs."""
 
-    def setup(self, config: dict[str, Any], referee: Any = None) -> None:
-        """Start the run; `config` is what `trial_request` made."""
+    def setup(
+        self, config: dict[str, Any], referee: Any = None, credentials: Credentials | None = None
+    ) -> None:
+        """Start the run; `config` is what `Sweep.request` made. The credentials have arrived."""
         self.referee = referee
         self._begin(config)
 
@@ -129,10 +133,10 @@ class Trial(tune.Trainable):
             result = self._launch(job)
             self.items.put(Ended(result.status, result.error, result))
         except ServiceError as error:
-            self.items.put(Ended("failed", str(error)))
+            self.items.put(Ended("failed", redact(str(error))))
         except BaseException as error:
             logger.exception("trial %s", self.run_name)
-            self.items.put(Ended("failed", f"{type(error).__name__}: {error}"))
+            self.items.put(Ended("failed", redact(f"{type(error).__name__}: {error}")))
 
     def _launch(self, job: str) -> RunResult:
         deadline = time.monotonic() + STALE_AFTER_S + POLL_S

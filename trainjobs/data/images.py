@@ -49,6 +49,8 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         DatasetError: The file cannot be read or decoded; names it.
     """
+    if path.exists() and not path.is_file():  # reading a pipe or a device would not end
+        raise DatasetError(str(path), "is no regular file")
     data = _read_bytes(path)
     stored = _jpeg_size(data)
     if stored is None:

@@ -83,7 +83,7 @@ def read_data_yaml(source: Path) -> DatasetSpec:
     content: dict[str, Any] = load_yaml(file)
     if content.get("format", "yolo") != "yolo":
         raise DatasetError(str(file), f"format must be yolo, got {content['format']!r}")
-    root = normal_path(file.parent, str(content.get("path") or "."))
+    root = normal_path(file.parent, str(content.get("path") or "."), file)
     names = _read_names(file, content)
     splits = {
         split: _split_entries(file, root, split, content[split])
@@ -94,7 +94,7 @@ def read_data_yaml(source: Path) -> DatasetSpec:
         if split not in splits:
             raise DatasetError(str(file), f"has no key {split!r}: the folder or list of its images")
         for entry in splits[split]:
-            if not entry.exists():
+            if not (entry.is_dir() or entry.is_file()):
                 raise DatasetError(str(file), f"{split}: no such folder or file: {entry}")
     return DatasetSpec(file=file, root=root, names=names, splits=splits)
 
@@ -138,14 +138,14 @@ def _split_entries(file: Path, root: Path, split: str, value: object) -> tuple[P
     if not texts or len(texts) < len(entries):
         reason = f"{split} must be a folder, a text file or a list of these, got {value!r}"
         raise DatasetError(str(file), reason)
-    return tuple(_find_entry(root, entry) for entry in texts)
+    return tuple(_find_entry(root, entry, file) for entry in texts)
 
 
-def _find_entry(root: Path, entry: str) -> Path:
-    path = normal_path(root, entry)
+def _find_entry(root: Path, entry: str, file: Path) -> Path:
+    path = normal_path(root, entry, file)
     if not path.exists() and entry.startswith("../"):
         # Exports of Roboflow say ../train/images for a folder beside the data.yaml; YOLOv5 knows.
-        inside = normal_path(root, entry.removeprefix("../"))
+        inside = normal_path(root, entry.removeprefix("../"), file)
         if inside.exists():
             return inside
     return path

@@ -6,6 +6,7 @@ upright image.
 
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from cluster.errors import DatasetError
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """Suffixes, in lower case, of the files in a folder that count as images."""
 
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095  # Linux: NAME_MAX, PATH_MAX less its final zero
 BOX_COLUMNS = 5
 MIN_POLYGON_COLUMNS = 7  # class and three points
 
@@ -49,7 +51,7 @@ def list_images(entry: Path, root: Path) -> list[Path]:
     if entry.is_dir():
         images = [
             Path(folder, name)
-            for folder, _, names in os.walk(entry, followlinks=True)
+            for folder, names in _walk(entry)
             for name in names
             if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
         ]
@@ -63,22 +65,52 @@ def list_images(entry: Path, root: Path) -> list[Path]:
     return images
 
 
+def _walk(entry: Path) -> Iterator[tuple[str, list[str]]]:
+    """Folders and the names of their files; links are followed, unless they lead back up."""
+    for folder, below, names in os.walk(entry, followlinks=True):
+        here = Path(folder).resolve()
+        below[:] = [
+            name
+            for name in below
+            if not (link := Path(folder, name)).is_symlink()
+            or not here.is_relative_to(link.resolve())
+        ]
+        yield folder, names
+
+
 def _read_list(file: Path, root: Path) -> list[Path]:
     images = []
-    for raw in read_text(file).splitlines():
+    for row, raw in enumerate(read_text(file).splitlines(), start=1):
         line = raw.strip()
         if not line:
             continue
-        image = normal_path(file.parent, line)
-        if not line.startswith("./") and not image.exists() and normal_path(root, line).exists():
-            image = normal_path(root, line)
+        image = normal_path(file.parent, line, file, row)
+        if not line.startswith("./") and not image.exists():
+            other = normal_path(root, line, file, row)
+            image = other if other.exists() else image
+        if not image.name:
+            raise DatasetError(str(file), f"{line!r} is no image", row)
         images.append(image)
     return images
 
 
-def normal_path(folder: Path, path: str) -> Path:
-    """Absolute path without `..`; links stay, for labels lie beside the link."""
-    return Path(os.path.normpath(folder.absolute() / Path(path).expanduser()))
+def normal_path(folder: Path, path: str, file: Path | None = None, row: int | None = None) -> Path:
+    """Absolute path without `..`; links stay, for labels lie beside the link.
+
+    Args:
+        folder: What `path` is relative to.
+        path: May lie anywhere: a dataset's files do.
+        file: That names it, and the row, for errors.
+
+    Raises:
+        DatasetError: No file can have such a name.
+    """
+    home = os.path.expanduser(path)  # noqa: PTH111  pathlib's raises for a user that is unknown
+    found = Path(os.path.normpath(folder.absolute() / home))
+    longest = max(len(os.fsencode(part)) for part in found.parts)
+    if "\0" in path or longest > MAX_NAME_BYTES or len(os.fsencode(found)) > MAX_PATH_BYTES:
+        raise DatasetError(str(file or folder), f"no file can be named {path[:60]!r}", row)
+    return found
 
 
 def read_text(file: Path) -> str:
@@ -88,6 +120,8 @@ def read_text(file: Path) -> str:
         DatasetError: It cannot be read or is not UTF-8.
     """
     try:
+        if file.exists() and not file.is_file():  # reading a pipe would not end
+            raise DatasetError(str(file), "is no regular file")
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DatasetError(str(file), error.strerror or str(error)) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
+from cluster.redact import redact
 from trainjobs.tracking.records import Artifact, End, Facts, Metric, Metrics, Record, merged
 from trainjobs.tracking.tracker import Status
 
@@ -70,11 +71,11 @@ class BackgroundTracker:
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Record settings, by dotted path."""
-        self._put(Facts({key: str(value) for key, value in params.items()}, {}))
+        self._put(Facts({key: redact(str(value)) for key, value in params.items()}, {}))
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Record facts about the run; a later value replaces an earlier one."""
-        self._put(Facts({}, {key: str(value) for key, value in tags.items()}))
+        self._put(Facts({}, {key: redact(str(value)) for key, value in tags.items()}))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record numbers as of `step`, at the present time."""

@@ -9,6 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from cluster.redact import redact
 from trainjobs.tracking.records import Artifact, End, Facts, Metrics, Record
 from trainjobs.tracking.tracker import Status
 
@@ -118,6 +119,8 @@ def open_run(
         logger.warning("%s no longer has run %s: this run goes on as a new one", place, run_id)
     experiment_id = _experiment_id(client, experiment, artifacts)
     tags = resolve_tags({MLFLOW_PARENT_RUN_ID: parent_run_id} if parent_run_id else None)
+    # The URL of a git remote, which MLflow takes down, may hold a token.
+    tags = {key: redact(text) for key, text in tags.items()}
     run = client.create_run(experiment_id, run_name=run_name, tags=tags)
     return MlflowRun(client, run.info.run_id, {})
 

@@ -45,6 +45,10 @@ def test_a_division_by_zero_satisfies_nothing() -> None:
     assert not holds("epochs / optim.warmup_epochs < 0", config, 2)
 
 
+def test_a_number_that_overflows_satisfies_nothing() -> None:
+    assert not holds(f"{'9' * 400} / 7 > 1", BASE, 2)
+
+
 def test_names_are_found_once_each_in_order() -> None:
     text = "epochs * optim.lr <= images_per_step + epochs"
     assert names_in(text) == ("epochs", "optim.lr", "images_per_step")
