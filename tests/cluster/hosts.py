@@ -112,6 +112,25 @@ class Host:
         """Mend the cable."""
         _ip(self._switch_pid, "link", "set", self._port, "up")
 
+    @contextmanager
+    def slow_cable(self, delay_s: float) -> Iterator[None]:
+        """A cable that holds every packet up, each way. Packets are lost when it is changed."""
+        near, far = f"near{self._port}"[:15], f"far{self._port}"[:15]
+        _ip(self._switch_pid, "link", "add", near, "type", "veth", "peer", "name", far)
+        for end in (near, far):
+            _ip(self._switch_pid, "link", "set", end, "up")
+        _python(self._switch_pid, "no_offload.py", near, far, self._port)
+        _python(self._pid_1, "no_offload.py", INTERFACE)
+        _ip(self._switch_pid, "link", "set", self._port, "nomaster")
+        _ip(self._switch_pid, "link", "set", far, "master", "br0")
+        relay = _start(_script(self._switch_pid, "slow_cable.py", self._port, near, str(delay_s)))
+        try:
+            yield
+        finally:
+            _end(relay)
+            _ip(self._switch_pid, "link", "del", near)
+            _ip(self._switch_pid, "link", "set", self._port, "master", "br0")
+
     def popen(
         self,
         command: Sequence[str | Path],
@@ -219,6 +238,16 @@ def _end(process: subprocess.Popen[str]) -> None:
         assert process.stdin is not None
         process.stdin.close()
         process.wait(TEARDOWN_S)
+
+
+def _script(pid: int, script: str, *arguments: str) -> list[str]:
+    """A script of this folder in the network namespace of a process."""
+    python = [sys.executable, "-I", str(Path(__file__).with_name(script))]
+    return ["nsenter", "--target", str(pid), "--net", *python, *arguments]
+
+
+def _python(pid: int, script: str, *arguments: str) -> None:
+    subprocess.run(_script(pid, script, *arguments), check=True)
 
 
 def _ip(pid: int, *arguments: str) -> None:
