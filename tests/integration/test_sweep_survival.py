@@ -16,9 +16,14 @@ import pytest
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-SWEEP = (
-    "--scheduler", "none", "--num-trials", "3", "--epochs", "3", "--train.image-size", "64",
-    "--train.data.generated-images", "48", "--vary", "optim.lr: {loguniform: [1e-4, 1e-2]}",
+SMALL = (
+    "--train.image-size", "64", "--train.data.generated-images", "48",
+    "--vary", "optim.lr: {loguniform: [1e-4, 1e-2]}",
+)  # fmt: skip
+SWEEP = ("--scheduler", "none", "--num-trials", "3", "--epochs", "3", *SMALL)
+ASHA = (
+    "--scheduler", "asha", "--grace-epochs", "1", "--reduction", "2", "--metric", "train_loss",
+    "--num-trials", "4", "--epochs", "4", *SMALL,
 )  # fmt: skip
 TIMEOUT_S = 400.0
 
@@ -97,6 +102,31 @@ def test_ctrl_c_stops_the_trials_with_checkpoints_and_the_sweep_goes_on(
     code, _, err = finish(start_sweep(folder, "--resume", "cut"))
     assert code == 0, err
     assert table(folder, "cut") == uninterrupted
+
+
+def test_under_asha_a_resumed_sweep_has_the_same_trials_and_the_same_values_at_equal_epochs(
+    folder: Path,
+) -> None:
+    code, _, err = finish(start_sweep(folder, *ASHA, "--name", "asha-whole"))
+    assert code == 0, err
+    first = start_sweep(folder, *ASHA, "--name", "asha-killed")
+    wait_until(lambda: sum(t["epochs"] for t in trials(folder, "asha-killed")) >= 3, first)
+    first.kill()
+    first.communicate()
+    code, _, err = finish(start_sweep(folder, "--resume", "asha-killed"))
+    assert code == 0, err
+    pairs = list(zip(trials(folder, "asha-whole"), trials(folder, "asha-killed"), strict=True))
+    for whole, killed in pairs:
+        assert killed["values"] == whole["values"]
+        assert {whole["state"], killed["state"]} <= {"finished", "stopped"}
+        for epoch in set(whole["curve"]) & set(killed["curve"]):
+            assert killed["curve"][epoch] == pytest.approx(whole["curve"][epoch], rel=1e-6)
+    decided = [trial for pair in pairs for trial in pair if trial["state"] == "stopped"]
+    log = "".join(
+        (folder / "runs" / f"asha-{n}" / "sweep.log").read_text() for n in ("whole", "killed")
+    )
+    assert decided
+    assert all(f"trial {t['number']} stopped  at epoch {t['epochs']}/4" in log for t in decided)
 
 
 def test_a_trial_whose_process_is_killed_starts_again_where_it_was(
