@@ -1,5 +1,7 @@
 """One embedded Ray cluster per module that asks for it; `launch` finds and uses it."""
 
+import gc
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,3 +26,7 @@ def ray_session(cache: Path) -> Iterator[Session]:
     ):
         patch.setenv("TRAINJOBS_CACHE", str(cache))
         yield session
+    with warnings.catch_warnings():
+        # Ray drops its node's processes without waiting for them; else a later module is blamed.
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
