@@ -1,7 +1,7 @@
 """Looks a cluster over before a long job: what `python -m cluster doctor` does.
 
-It runs probes on all nodes at a time, hands what they found to the verdicts and never fails itself: what
-goes wrong is a check that failed.
+It runs probes on all nodes at a time and hands what they found to the verdicts: what goes wrong is a
+check that failed.
 """
 
 import secrets
@@ -16,7 +16,7 @@ from cluster import resources
 from cluster.config import ClusterConfig, ResourceRequest
 from cluster.credentials import credentials_apart
 from cluster.environment import AUTH_VARIABLE
-from cluster.errors import ServiceError, StorageError
+from cluster.errors import ConfigError, ServiceError, StorageError
 from cluster.link_verdicts import judge_storage
 from cluster.links import check_links
 from cluster.probes import NodeReport, probe_node
@@ -24,7 +24,6 @@ from cluster.resources import describe
 from cluster.service_probes import (
     PROBE_BYTES,
     StorageSpeed,
-    clear_storage,
     open_without_token,
     read_data,
     tracking_problem,
@@ -32,7 +31,8 @@ from cluster.service_probes import (
     use_storage,
 )
 from cluster.session import Session, connect
-from cluster.storage import CHECK_FOLDER, RunPaths
+from cluster.storage import RunPaths
+from cluster.storage_check import CHECK_FOLDER, clear_check
 from cluster.verdicts import CLUSTER, Check, judge_gpu_speeds, judge_node, judge_versions
 
 SESSION_FOLDER = "/tmp/ray"
@@ -52,7 +52,11 @@ class Subject:
 
 
 def examine(subject: Subject, cluster: ClusterConfig) -> list[Check]:
-    """All checks, in the order of the table."""
+    """All checks, in the order of the table.
+
+    Raises:
+        ConfigError: what was asked makes no sense.
+    """
     try:
         with credentials_apart(subject) as bare, connect(cluster) as session:
             nodes = session.try_everywhere(probe_node, (SESSION_FOLDER, bare.cache))
@@ -66,6 +70,8 @@ def examine(subject: Subject, cluster: ClusterConfig) -> list[Check]:
                 *check_data(session, bare.data),
                 *check_tracking(session, bare.tracking_uri),
             ]
+    except ConfigError:  # a mistake in what was asked, not a fault of the cluster
+        raise
     except ServiceError as error:
         return [Check("connection", CLUSTER, "fail", str(error), "see the message")]
 
@@ -133,7 +139,7 @@ def check_storage_everywhere(session: Session, storage: str) -> list[Check]:
     except StorageError as error:
         return [Check("storage", here, "fail", str(error), remedy)]
     finally:
-        clear_storage(storage, tuple(written))
+        clear_check(storage, written)
     return [judge_storage(host, used[host], seen[host], PROBE_BYTES, remedy) for host in used]
 
 

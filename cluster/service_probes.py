@@ -8,7 +8,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -16,7 +15,8 @@ from pyarrow import ArrowException
 from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 
 from cluster.errors import StorageError
-from cluster.storage import CHECK_FOLDER, RunPaths, is_uri
+from cluster.storage import RunPaths, is_uri
+from cluster.storage_check import CHECK_FOLDER
 
 PROBE_BYTES = 8 << 20
 """Of the file that each node writes to the storage."""
@@ -75,15 +75,6 @@ def unseen(storage: str, files: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(file for file in files if not scratch.exists(file))
 
 
-def clear_storage(storage: str, files: tuple[str, ...]) -> None:
-    """Delete files of the check's folder, and the folder if nothing is left."""
-    scratch = RunPaths(storage, CHECK_FOLDER)
-    with suppress(StorageError, OSError):  # another driver's check may be in there
-        for file in files:
-            scratch.delete(file)
-        scratch.local().rmdir()
-
-
 def read_data(source: str) -> DataSpeed:
     """Read some of a dataset.
 
@@ -109,6 +100,8 @@ def read_data(source: str) -> DataSpeed:
                 break
     except (OSError, ArrowException) as error:
         raise StorageError(f"{source} cannot be read: {error}") from error
+    if not num_bytes:
+        raise StorageError(f"{source} holds no files")
     return DataSpeed(num_bytes=num_bytes, read_s=time.perf_counter() - started)
 
 

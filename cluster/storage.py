@@ -6,13 +6,12 @@
 import os
 import secrets
 import shutil
-import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
 from pyarrow import ArrowException
@@ -23,10 +22,6 @@ from cluster.errors import ConfigError, StorageError
 _OBJECT_STORES = ("s3", "gcs", "abfs")  # have no folders to make
 _PARTIAL = ".partial"
 STORAGE_VARIABLE = "TRAINJOBS_STORAGE"
-CHECK_FOLDER = ".storage-check"
-
-# Calls a function with arguments on every node; gives host -> what it returned.
-RunEverywhere = Callable[..., Mapping[str, Any]]
 
 
 def resolve_storage(
@@ -228,48 +223,6 @@ class RunPaths:
             yield
         except (OSError, ArrowException) as error:
             raise StorageError(f"{self.location(relative)} {problem}: {error}") from error
-
-
-def check_storage(storage: str, run_everywhere: RunEverywhere | None = None) -> None:
-    """Check, before a run starts, that the driver and every node can write and read its storage.
-
-    Args:
-        storage: Absolute path or URI, as `resolve_storage` gives it.
-        run_everywhere: Runs a function on every other node. None: there is no other node.
-
-    Raises:
-        StorageError: Names the hosts that cannot write, or do not see what the driver wrote.
-    """
-    scratch, token = RunPaths(storage, CHECK_FOLDER), secrets.token_hex(16)
-    try:
-        scratch.write_text(token, token)
-        if scratch.read_text(token) != token:
-            raise StorageError(f"{storage} does not give back what was written")
-        found = run_everywhere(storage_problem, storage, token) if run_everywhere else {}
-    finally:
-        with suppress(StorageError, OSError):  # another driver's check may be in there
-            scratch.delete(token)
-            scratch.local().rmdir()
-    problems = [f"  {host}: {problem}" for host, problem in found.items() if problem]
-    if problems:
-        raise StorageError(
-            f"resources.storage {storage} (written by the driver on {socket.gethostname()}) cannot be "
-            "used by every node; give a folder that all nodes share, or a URI:\n"
-            + "\n".join(problems)
-        )
-
-
-def storage_problem(storage: str, token: str) -> str:
-    """What keeps this node from using a storage into which the driver wrote a token; "" if nothing."""
-    scratch, mine = RunPaths(storage, CHECK_FOLDER), secrets.token_hex(16)
-    try:
-        if not scratch.exists(token):
-            return "does not see what the driver wrote there"
-        scratch.write_text(mine, token)
-        scratch.delete(mine)
-    except StorageError as error:
-        return str(error)
-    return ""
 
 
 def _joined(*parts: str) -> str:

@@ -24,7 +24,8 @@ from cluster.places import dataset_cache
 from cluster.redact import redact
 from cluster.resources import WorkerPlan, describe
 from cluster.session import Session, connect
-from cluster.storage import RunPaths, check_storage
+from cluster.storage import RunPaths
+from cluster.storage_check import check_storage
 from trainjobs.config import TrainConfig
 from trainjobs.data.prepare import Prepared, log_summary
 from trainjobs.detector.task import check_model_config

@@ -17,7 +17,8 @@ from cluster.lease import hold_lease
 from cluster.logs import write_log_to
 from cluster.resources import WorkerPlan, describe
 from cluster.session import Session, connect
-from cluster.storage import RunPaths, check_storage
+from cluster.storage import RunPaths
+from cluster.storage_check import check_storage
 from trainjobs.config import TrainConfig
 from trainjobs.detector.task import check_model_config
 from trainjobs.interrupt import StopRequest, stop_on_signals

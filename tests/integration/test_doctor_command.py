@@ -48,6 +48,7 @@ def test_one_machine_is_looked_over_and_nothing_is_left_behind(tmp_path: Path) -
         (("--storage", "ftp://host/runs"), "ftp"),
         (("--num-workers", "none"), "num_workers"),
         (("--cluster", "x"), "--cluster"),
+        (("--address", "nonsense"), "host:port"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(

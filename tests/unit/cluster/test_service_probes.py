@@ -10,14 +10,14 @@ import pytest
 
 from cluster.errors import StorageError
 from cluster.service_probes import (
-    clear_storage,
     open_without_token,
     read_data,
     tracking_problem,
     unseen,
     use_storage,
 )
-from cluster.storage import CHECK_FOLDER, RunPaths
+from cluster.storage import RunPaths
+from cluster.storage_check import CHECK_FOLDER, clear_check
 
 USER, PASSWORD = "someone", "of p@ss"
 AUTHORIZED = "Basic c29tZW9uZTpvZiBwQHNz"
@@ -50,7 +50,7 @@ def test_a_node_reads_what_the_driver_wrote_and_others_see_what_it_writes(tmp_pa
     used = use_storage(storage, "token")
     assert used.file.startswith("token.")
     assert unseen(storage, ("token", used.file, "token.b.1")) == ("token.b.1",)
-    clear_storage(storage, ("token", used.file))
+    clear_check(storage, ("token", used.file))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -69,7 +69,10 @@ def test_some_of_a_dataset_is_read(tmp_path: Path) -> None:
         assert read_data(source).num_bytes == 3000 + len("train: images")
 
 
-def test_a_dataset_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_dataset_that_is_not_there_or_empty_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StorageError, match="empty holds no files"):
+        read_data(str(tmp_path / "empty"))
     with pytest.raises(StorageError, match="nothing is not there"):
         read_data(str(tmp_path / "nothing"))
 

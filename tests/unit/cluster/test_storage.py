@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from cluster.errors import ConfigError, StorageError
-from cluster.storage import CHECK_FOLDER, RunPaths, check_storage, resolve_storage
+from cluster.storage import RunPaths, resolve_storage
+from cluster.storage_check import CHECK_FOLDER, check_storage
 
 CWD = Path("/home/ann")
 HOME = Path.home()
