@@ -13,7 +13,7 @@ import tyro
 from cluster.config_io import load_yaml, merge
 from cluster.errors import ConfigError
 from cluster.redact import redact
-from trainjobs.config import TrainConfig
+from trainjobs.config import Demo, TrainConfig
 from trainjobs.yolov5_hyp import read_hyp
 
 Options = TypeVar("Options")
@@ -67,15 +67,6 @@ NOT_HERE = {
     "--cache": "images are read through the page cache of the node; there is nothing to set",
 }
 """Flags of YOLOv5 and torchrun that have no equal here, and what to do instead."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Demo:
-    """What a job trains when it is given no data."""
-
-    config: TrainConfig
-    note: str
-    """Says on the console that this is a demonstration, and of what."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -242,6 +242,9 @@ class TrainConfig:
 
     epochs: int = 100
     """Passes over the training split."""
+    max_steps: int | None = None
+    """Optimizer steps after which the run stops where it is, with a checkpoint; without it, or with
+    more, it goes on from there. Default: all of epochs."""
     batch_size_per_worker: int = 16
     """Images in one forward on one worker: the micro-batch."""
     seed: int = 0
@@ -260,6 +263,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_range("epochs", self.epochs, 1)
+        if self.max_steps is not None:
+            _check_range("max_steps", self.max_steps, 1)
         _check_range("batch_size_per_worker", self.batch_size_per_worker, 1)
         _check_range("seed", self.seed, 0, 2**32 - 1)
         if self.run_name is not None and not RUN_NAME.fullmatch(self.run_name):
@@ -267,3 +272,12 @@ class TrainConfig:
                 f"run_name must be letters, digits, '.', '_' and '-', not beginning with '.', "
                 f"got {self.run_name!r}"
             )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demo:
+    """What a job trains when it is given no data."""
+
+    config: TrainConfig
+    note: str
+    """Says on the console that this is a demonstration, and of what."""

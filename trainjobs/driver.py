@@ -94,6 +94,12 @@ class Driver:
             self.tracker.close(status)
         return result
 
+    def announce_stop(self, stop: StopRequest) -> None:
+        """Leave a result already: whoever sent the signal may not wait until the ranks have stopped."""
+        if stop.signum is not None:
+            with contextlib.suppress(StorageError):  # the last result is still to come
+                save_result(self.paths, self._result("interrupted", None, stop.signum))
+
     def abandon(self, stop: StopRequest) -> None:
         """Leave at once, but not a result or a tracker that says the run goes on."""
         self.display.close()
@@ -126,6 +132,10 @@ class Driver:
             folder=self.paths.location(),
             signal=signum,
             error=error,
+            steady_images_per_second=done.steady_images_per_second if done else 0.0,
+            training_images=done.training_images if done else 0,
+            peak_memory_bytes=done.peak_memory_bytes if done else 0,
+            peak_gpu_memory_bytes=done.peak_gpu_memory_bytes if done else 0,
         )
 
     def _track(self, row: dict[str, float]) -> None:

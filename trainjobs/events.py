@@ -45,6 +45,14 @@ class RunDone:
     metrics: dict[str, float]
     """Of the best weights; empty if the run was interrupted."""
     metrics_yolov5: dict[str, float]
+    steady_images_per_second: float
+    """Over this launch's steps after its first ten; 0 if there were fewer."""
+    training_images: int
+    """Of an epoch."""
+    peak_memory_bytes: int
+    """Resident memory of the rank that needed most."""
+    peak_gpu_memory_bytes: int
+    """GPU memory of the rank that needed most; 0 on CPUs."""
 
 
 Event = GroupStarted | StepProgress | EpochDone | RunDone

@@ -48,10 +48,16 @@ class Training:
     loader: TrainingLoader
     state: TrainState
     epochs: int
+    max_steps: int | None
+    """Optimizer steps after which training stops, wherever it is."""
     max_grad_norm: float
     evaluate_every: int
     patience: int
     """Epochs without a better key metric after which training stops; 0: never."""
+
+    def has_taken_all_steps(self) -> bool:
+        """Whether it trained for as many steps as it was allowed to."""
+        return self.max_steps is not None and self.state.updates >= self.max_steps
 
     def tensors(self) -> dict[str, Any]:
         """What a checkpoint holds besides the state."""
@@ -104,7 +110,7 @@ class LossSums:
 def fit(training: Training, observer: Observer, device: torch.device) -> Outcome:
     """Train from `training.state` to the end, or until patience or a request stops it."""
     state, task = training.state, training.task
-    while state.epoch < training.epochs:
+    while state.epoch < training.epochs and not training.has_taken_all_steps():
         epoch = state.epoch
         # An interrupted epoch's sums are those of all ranks, and they will be summed over ranks again.
         share = [value / training.plan.world_size for value in state.loss_sums]
@@ -112,7 +118,7 @@ def fit(training: Training, observer: Observer, device: torch.device) -> Outcome
         if not train_one_epoch(training, observer, losses):
             state.loss_sums = all_reduce_sum(losses.sums).tolist()
             observer.interrupted(training)
-            return "interrupted"
+            return "finished" if training.has_taken_all_steps() else "interrupted"
         losses.sums = all_reduce_sum(losses.sums)
         due = (epoch + 1) % training.evaluate_every == 0 or epoch + 1 == training.epochs
         metrics = task.evaluate(training.ema.model) if due else {}
@@ -125,7 +131,8 @@ def fit(training: Training, observer: Observer, device: torch.device) -> Outcome
 
 
 def train_one_epoch(training: Training, observer: Observer, losses: LossSums) -> bool:
-    """Train the rest of the state's epoch. Returns False if a rank asked to stop on the way."""
+    """Train the rest of the state's epoch. Returns False if it stopped on the way: a rank asked for
+    it, or that were all the steps."""
     model, plan, state = training.model, training.plan, training.state
     started = time.perf_counter()
     for step in plan.steps(state.epoch, start=state.step):
@@ -143,7 +150,7 @@ def train_one_epoch(training: Training, observer: Observer, losses: LossSums) ->
         now = time.perf_counter()
         state.epoch_s, started = state.epoch_s + now - started, now
         observer.step_done(training, step, losses)
-        if stop:
+        if stop or training.has_taken_all_steps():
             return False
     return True
 

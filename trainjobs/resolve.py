@@ -11,7 +11,7 @@ from trainjobs.step_plan import StepPlan, resolve_images_per_step
 
 logger = logging.getLogger(__name__)
 
-MAY_CHANGE = ("epochs", "run_name", "resources", "tracking")
+MAY_CHANGE = ("epochs", "max_steps", "run_name", "resources", "tracking")
 """Settings, or sections of them, that do not change what a step computes."""
 RESOLVED_AT_LAUNCH = (
     "optim.images_per_step",
@@ -72,7 +72,11 @@ def resolve_resume(asked: TrainConfig, saved: TrainConfig) -> TrainConfig:
             "same settings to continue it:\n" + "\n".join(changed)
         )
     return dataclasses.replace(
-        saved, epochs=asked.epochs, resources=asked.resources, tracking=asked.tracking
+        saved,
+        epochs=asked.epochs,
+        max_steps=asked.max_steps,
+        resources=asked.resources,
+        tracking=asked.tracking,
     )
 
 

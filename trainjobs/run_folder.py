@@ -69,6 +69,14 @@ class RunResult:
     """Number of the signal that interrupted the run."""
     error: str | None = None
     """Why the run failed."""
+    steady_images_per_second: float = 0.0
+    """Over the last launch's steps after its first ten; 0 if there were fewer."""
+    training_images: int = 0
+    """Of an epoch."""
+    peak_memory_bytes: int = 0
+    """Resident memory of the rank that needed most, in the last launch."""
+    peak_gpu_memory_bytes: int = 0
+    """GPU memory of the rank that needed most, in the last launch; 0 on CPUs."""
 
 
 def load_config(paths: RunPaths) -> TrainConfig | None:

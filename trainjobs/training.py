@@ -90,6 +90,7 @@ def build_training(
         loader=TrainingLoader(batches, plan=plan, rank=rank, dummy=task.dummy_batch()),
         state=state,
         epochs=config.epochs,
+        max_steps=config.max_steps,
         max_grad_norm=optim.max_grad_norm,
         evaluate_every=config.eval.every_epochs,
         patience=config.eval.patience,

@@ -2,10 +2,10 @@
 
 import sys
 
-from trainjobs.command_line import Demo
 from trainjobs.config import (
     AugmentConfig,
     DataConfig,
+    Demo,
     EvalConfig,
     LossConfig,
     ModelConfig,

@@ -7,8 +7,8 @@ import pytest
 from cluster.config_io import dump_yaml, leaf_paths, value_at
 from cluster.errors import ConfigError
 from tests.builders import make_config
-from trainjobs.command_line import ALIASES, NOT_HERE, Command, Demo, parse
-from trainjobs.config import TrainConfig
+from trainjobs.command_line import ALIASES, NOT_HERE, Command, parse
+from trainjobs.config import Demo, TrainConfig
 
 # Differs from the defaults in what no other source below sets, too.
 DEMO = Demo(config=make_config({"epochs": 3, "seed": 9, "optim.lr": 0.5}), note="a demo")

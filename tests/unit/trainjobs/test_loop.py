@@ -191,6 +191,23 @@ def test_without_patience_a_run_goes_to_its_end() -> None:
     assert training.state.epoch == 5 and training.state.best_epoch == 1
 
 
+@pytest.mark.parametrize("max_steps", [1, 2, 3])  # an epoch has two
+def test_a_run_of_so_many_steps_goes_on_as_if_it_had_never_stopped(
+    tmp_path: Path, max_steps: int
+) -> None:
+    changes = {"optim.warmup_epochs": 0}
+    whole = finished(make_tiny_config(changes))
+    folder = tmp_path / "checkpoint"
+    short = make_training(make_tiny_config({**changes, "max_steps": max_steps}))
+    observer = Recorder(checkpoint=folder)
+    assert run(short, observer) == "finished"
+    assert len(observer.steps) == short.state.updates == max_steps
+    assert run(short) == "finished" and short.state.updates == max_steps
+    resumed = make_training(make_tiny_config(changes), checkpoint=folder)
+    assert run(resumed) == "finished"
+    assert_same_tensors(resumed.tensors(), whole.tensors())
+
+
 def test_a_finished_run_trains_no_further() -> None:
     training = make_training(make_tiny_config())
     training.state.epoch = 3
