@@ -3,34 +3,29 @@
 import dataclasses
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import tyro
-
+from cluster.command import FAILED, SUCCESS, run_command
 from cluster.config import ClusterConfig, ResourceRequest
-from cluster.errors import ServiceError
-from cluster.logs import configure_logging
+from cluster.errors import ConfigError
 from cluster.places import dataset_cache, in_job
 from cluster.redact import redact
-from cluster.storage import is_uri, resolve_storage
-
-PASSED, FAILED, MISTAKE = 0, 1, 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doctor:
     """Check every node, what they share and what lies between them, for the job that is to come.
 
-    Exit code 1 if a check failed.
+    A command after `--` is a job: its first 20 steps are taken, to say what an epoch takes
+    (`doctor -- python -m trainjobs.yolo --data D`). Exit code 1 if a check failed.
     """
 
-    resources: Annotated[ResourceRequest, tyro.conf.arg(name="")] = field(
-        default_factory=ResourceRequest
-    )
+    resources: ResourceRequest = field(default_factory=ResourceRequest)
     tracking_uri: str | None = None
     """MLflow server. Default: MLFLOW_TRACKING_URI."""
     data: str | None = None
@@ -38,6 +33,8 @@ class Doctor:
     address: str | None = None
     """Of the cluster, host:port. Default: RAY_ADDRESS, else the one on this machine, else an
     embedded one."""
+    cost_per_hour: float | None = None
+    """What all nodes cost an hour, to say what an epoch costs; in any currency."""
     json: bool = False
     """Print JSON instead of a table."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
@@ -46,22 +43,42 @@ class Doctor:
 
 def main(argv: Sequence[str]) -> int:
     """Run a command of this package. Returns the exit code."""
-    try:
+
+    def run() -> int:
+        # Not at the top: these need packages that `run_command` looks for first.
+        import tyro  # noqa: PLC0415
+
+        from cluster.logs import configure_logging  # noqa: PLC0415
+
+        options, job = split_job(argv)
         command = tyro.extras.subcommand_cli_from_dict(
-            {"doctor": Doctor}, args=argv, prog="python -m cluster"
+            {"doctor": Doctor},
+            args=options,
+            prog="python -m cluster",
+            config=(tyro.conf.OmitArgPrefixes,),
         )
         configure_logging(command.log_level)
-        return _doctor(command)
-    except ServiceError as error:
-        print(f"error: {redact(str(error))}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt:
-        return 130
+        return _doctor(command, job)
+
+    return run_command(run)
 
 
-def _doctor(command: Doctor) -> int:
+def split_job(argv: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The options before `--`, and the command after it."""
+    if "--" not in argv:
+        return list(argv), ()
+    end = argv.index("--")
+    if end + 1 == len(argv):
+        raise ConfigError("after `--` comes a job's command, such as python -m trainjobs.yolo")
+    if shutil.which(argv[end + 1]) is None:
+        raise ConfigError(f"{argv[end + 1]}: no such command")
+    return list(argv[:end]), tuple(argv[end + 1 :])
+
+
+def _doctor(command: Doctor, job: tuple[str, ...]) -> int:
     # Ray loads here: help and mistakes in the command line answer before.
     from cluster.doctor import Subject, examine  # noqa: PLC0415
+    from cluster.storage import is_uri, resolve_storage  # noqa: PLC0415
     from cluster.verdicts import is_ok, table  # noqa: PLC0415
 
     storage = resolve_storage(
@@ -73,6 +90,8 @@ def _doctor(command: Doctor) -> int:
         tracking_uri=command.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI"),
         data=data if data is None or is_uri(data) else str(Path(data).absolute()),
         cache=dataset_cache(),
+        job=job,
+        cost_per_hour=command.cost_per_hour,
     )
     checks = examine(subject, ClusterConfig(address=command.address))
     if command.json:
@@ -81,7 +100,7 @@ def _doctor(command: Doctor) -> int:
     else:
         told = "\n".join(table(checks))
     print(redact(told))
-    return PASSED if is_ok(checks) else FAILED
+    return SUCCESS if is_ok(checks) else FAILED
 
 
 if __name__ == "__main__":

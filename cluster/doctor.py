@@ -15,6 +15,8 @@ import ray
 from cluster import resources
 from cluster.config import ClusterConfig, ResourceRequest
 from cluster.credentials import credentials_apart
+from cluster.dry_run import NAME as DRY_RUN
+from cluster.dry_run import dry_run
 from cluster.environment import AUTH_VARIABLE
 from cluster.errors import ConfigError, ServiceError, StorageError
 from cluster.link_verdicts import judge_storage
@@ -33,7 +35,7 @@ from cluster.service_probes import (
 from cluster.session import Session, connect
 from cluster.storage import RunPaths
 from cluster.storage_check import CHECK_FOLDER, clear_check
-from cluster.verdicts import CLUSTER, Check, judge_gpu_speeds, judge_node, judge_versions
+from cluster.verdicts import CLUSTER, Check, is_ok, judge_gpu_speeds, judge_node, judge_versions
 
 SESSION_FOLDER = "/tmp/ray"
 
@@ -49,6 +51,10 @@ class Subject:
     """Absolute path or URI of the dataset."""
     cache: str
     """Folder for prepared datasets on each node."""
+    job: tuple[str, ...] = ()
+    """Command of a job to take the first steps of; none: no dry run."""
+    cost_per_hour: float | None = None
+    """Of the whole cluster, in any currency."""
 
 
 def examine(subject: Subject, cluster: ClusterConfig) -> list[Check]:
@@ -58,22 +64,40 @@ def examine(subject: Subject, cluster: ClusterConfig) -> list[Check]:
         ConfigError: what was asked makes no sense.
     """
     try:
-        with credentials_apart(subject) as bare, connect(cluster) as session:
-            nodes = session.try_everywhere(probe_node, (SESSION_FOLDER, bare.cache))
-            return [
-                Check("connection", CLUSTER, "ok", _greeting(session)),
-                check_authentication(session),
-                check_room(bare.resources, session),
-                *check_nodes(nodes),
-                *check_links(session, slowest_link(nodes)),
-                *check_storage_everywhere(session, str(bare.resources.storage)),
-                *check_data(session, bare.data),
-                *check_tracking(session, bare.tracking_uri),
-            ]
+        with credentials_apart(subject) as bare:
+            with connect(cluster) as session:
+                checks = _examine(bare, session)
+                address = None if session.embedded else session.address
+            return checks + check_job(bare, address, is_sound=is_ok(checks))
     except ConfigError:  # a mistake in what was asked, not a fault of the cluster
         raise
     except ServiceError as error:
         return [Check("connection", CLUSTER, "fail", str(error), "see the message")]
+
+
+def _examine(subject: Subject, session: Session) -> list[Check]:
+    nodes = session.try_everywhere(probe_node, (SESSION_FOLDER, subject.cache))
+    return [
+        Check("connection", CLUSTER, "ok", _greeting(session)),
+        check_authentication(session),
+        check_room(subject.resources, session),
+        *check_nodes(nodes),
+        *check_links(session, slowest_link(nodes)),
+        *check_storage_everywhere(session, str(subject.resources.storage)),
+        *check_data(session, subject.data),
+        *check_tracking(session, subject.tracking_uri),
+    ]
+
+
+def check_job(subject: Subject, address: str | None, *, is_sound: bool) -> list[Check]:
+    """Whether the job that is given starts and trains on the cluster at `address`, and what it takes."""
+    if not subject.job:
+        return []
+    if not is_sound:
+        return [Check(DRY_RUN, CLUSTER, "skip", "something above failed", "mend that first")]
+    return dry_run(
+        subject.job, str(subject.resources.storage), address, cost_per_hour=subject.cost_per_hour
+    )
 
 
 def check_authentication(session: Session) -> Check:

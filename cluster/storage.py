@@ -179,6 +179,21 @@ class RunPaths:
                 filesystem, path = self._remote(relative)
                 filesystem.delete_file(path)
 
+    def delete_folder(self) -> None:
+        """Delete the folder and everything in it, if it is there.
+
+        Raises:
+            StorageError: It is there and cannot be deleted.
+        """
+        with self._errors("cannot be deleted", ""):
+            if not self.exists():
+                return
+            if self.is_remote:
+                filesystem, path = self._remote("")
+                filesystem.delete_dir(path)
+            else:
+                shutil.rmtree(self.location())
+
     def _remote(self, relative: str) -> tuple[FileSystem, str]:
         filesystem, base = _open_uri(self.storage)
         return filesystem, _joined(base, self.run_name, relative)

@@ -42,6 +42,25 @@ def test_one_machine_is_looked_over_and_nothing_is_left_behind(tmp_path: Path) -
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.slow
+def test_a_dry_run_of_a_job_tells_its_speed_and_memory_and_leaves_nothing(tmp_path: Path) -> None:
+    job = (sys.executable, "-m", "trainjobs.yolo", "--num-workers", "2")
+    done = doctor(tmp_path, "--json", "--num-workers", "2", "--cost-per-hour", "3", "--", *job)
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    assert checks["dry run"]["value"].startswith("20 steps in ")
+    assert "images/s; an epoch of 640 images trains for" in checks["dry run: speed"]["value"]
+    assert "GiB" in checks["dry run: memory"]["value"]
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_job_that_makes_a_mistake_fails_the_dry_run_with_its_message(tmp_path: Path) -> None:
+    done = doctor(tmp_path, "--json", "--", sys.executable, "-m", "trainjobs.yolo", "--data", "no")
+    (check,) = [c for c in json.loads(done.stdout)["checks"] if c["name"] == "dry run"]
+    assert done.returncode == 1 and check["verdict"] == "fail"
+    assert "exit code 2: " in check["value"] and "no: no such file" in check["value"]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -49,6 +68,7 @@ def test_one_machine_is_looked_over_and_nothing_is_left_behind(tmp_path: Path) -
         (("--num-workers", "none"), "num_workers"),
         (("--cluster", "x"), "--cluster"),
         (("--address", "nonsense"), "host:port"),
+        (("--",), "a job's command"),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(

@@ -80,6 +80,14 @@ def test_a_deleted_file_is_gone(paths: RunPaths) -> None:
     assert not paths.exists("x")
 
 
+def test_a_deleted_folder_is_gone_with_all_that_is_in_it(paths: RunPaths) -> None:
+    paths.delete_folder()  # it is not there
+    paths.write_bytes("x", b"1")
+    paths.write_bytes("deep/er/y", b"2")
+    paths.delete_folder()
+    assert not paths.exists() and not paths.exists("deep/er/y")
+
+
 def test_a_copied_file_is_equal(paths: RunPaths, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(os.urandom(5000))
