@@ -2,22 +2,18 @@
 
 import logging
 import signal
-import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from cluster.errors import ServiceError, TrainingError
-from cluster.logs import configure_logging
-from cluster.redact import redact
-from trainjobs.command_line import Command, Demo, parse
+from cluster.command import SUCCESS, run_command
+from trainjobs.config import Demo
 from trainjobs.interrupt import Interrupted
 
 if TYPE_CHECKING:
+    from trainjobs.command_line import Command
     from trainjobs.run_folder import RunResult
 
 logger = logging.getLogger(__name__)
-
-SUCCESS, FAILED, MISTAKE = 0, 1, 2
 
 
 def run_job(argv: Sequence[str], job: str, demo: Demo, show: Callable[[str], None]) -> int:
@@ -28,6 +24,11 @@ def run_job(argv: Sequence[str], job: str, demo: Demo, show: Callable[[str], Non
     """
 
     def run() -> int:
+        # Not at the top: these need packages that `exit_code` looks for first.
+        from cluster.logs import configure_logging  # noqa: PLC0415
+        from trainjobs.command_line import parse  # noqa: PLC0415
+
+        configure_logging()
         command = parse(argv, job, demo)
         configure_logging(command.log_level)
         if command.run.data.source is None and not command.config:
@@ -38,23 +39,18 @@ def run_job(argv: Sequence[str], job: str, demo: Demo, show: Callable[[str], Non
 
 
 def exit_code(run: Callable[[], int]) -> int:
-    """Call a command; an error becomes one message on stderr and the command's exit code."""
-    try:
-        configure_logging()
-        return run()
-    except TrainingError as error:
-        print_error(error)
-        return FAILED
-    except ServiceError as error:
-        print_error(error)
-        return MISTAKE
-    except Interrupted as interrupted:
-        return 128 + interrupted.signum
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    """`run_command`, for commands that a second Ctrl-C or SIGTERM ends at once."""
+
+    def run_until_interrupted() -> int:
+        try:
+            return run()
+        except Interrupted as interrupted:
+            return 128 + interrupted.signum
+
+    return run_command(run_until_interrupted)
 
 
-def _run(command: Command, job: str, show: Callable[[str], None]) -> int:
+def _run(command: "Command", job: str, show: Callable[[str], None]) -> int:
     # Torch and Ray load here: help and mistakes in the command line answer before.
     from trainjobs.launch import launch  # noqa: PLC0415
     from trainjobs.preview import preview  # noqa: PLC0415
@@ -82,8 +78,3 @@ def summary(result: "RunResult") -> str:
     if result.status == "interrupted":
         lines.append(f"go on with the same command and --run-name {result.run_name}")
     return "\n".join(line for line in lines if line)
-
-
-def print_error(error: ServiceError) -> None:
-    """One message on stderr, without a traceback."""
-    sys.stderr.write(redact(f"error: {error}\n"))

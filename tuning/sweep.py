@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from cluster.command import SUCCESS
 from cluster.config import ResourceRequest
-from cluster.logs import configure_logging
-from trainjobs.command_line import Demo
-from trainjobs.config import AugmentConfig, DataConfig
-from trainjobs.job import SUCCESS, exit_code
+from trainjobs.config import AugmentConfig, DataConfig, Demo
+from trainjobs.job import exit_code
 from trainjobs.yolo import DEMO as YOLO_DEMO
-from tuning.command_line import parse
 
 if TYPE_CHECKING:
     from tuning.conclusion import SweepResult
@@ -40,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Search as the command line says. Returns the exit code."""
 
     def run() -> int:
+        # Not at the top: these need packages that `exit_code` looks for first.
+        from cluster.logs import configure_logging  # noqa: PLC0415
+        from tuning.command_line import parse  # noqa: PLC0415
+
+        configure_logging()
         new_name = f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)[:3]}"
         settings, command = parse(sys.argv[1:] if argv is None else argv, DEMO, new_name)
         configure_logging(command.log_level)

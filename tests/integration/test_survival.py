@@ -1,15 +1,13 @@
-"""A run that is killed, interrupted or submitted as a job: the commands a user types, for real."""
+"""A run that is killed or interrupted: the commands a user types, for real."""
 
 import csv
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +20,6 @@ SMALL = (
 )  # fmt: skip
 START_TIMEOUT_S = 300.0
 SAME_NUMBERS = ("optimizer_steps", "lr", "train_loss", "train_box", "train_obj", "train_cls")
-REPOSITORY = Path(__file__).parents[2]
 
 
 def environment(folder: Path, **extra: str) -> dict[str, str]:
@@ -132,83 +129,3 @@ def test_two_processes_cannot_train_under_one_name(folder: Path) -> None:
     finally:
         first.kill()
         first.communicate()
-
-
-@pytest.fixture(scope="module")
-def head(folder: Path) -> Iterator[dict[str, str]]:
-    """`ray start --head` on ports and in folders of its own; the environment that submits to it."""
-    ports = [_free_port() for _ in range(4)]
-    home = folder / "home"
-    home.mkdir()
-    token = "t" * 64
-    variables = environment(
-        folder,
-        HOME=str(home),
-        RAY_AUTH_MODE="token",
-        RAY_AUTH_TOKEN=token,
-        RAY_ENABLE_UV_RUN_RUNTIME_ENV="0",
-        RAY_worker_niceness="0",
-        RAY_TMPDIR=f"/tmp/rt{ports[0]}",  # Ray's sockets need a short path
-        GLOO_SOCKET_IFNAME="lo",
-    )
-    variables.pop("RAY_ADDRESS", None)
-    ray = [str(Path(sys.executable).parent / "ray")]
-    started = subprocess.Popen(
-        [
-            *ray, "start", "--head", "--block", "--num-cpus", "2", "--node-ip-address", "127.0.0.1",
-            "--port", str(ports[0]), "--dashboard-port", str(ports[1]),
-            "--ray-client-server-port", str(ports[2]), "--dashboard-agent-listen-port", str(ports[3]),
-        ],
-        env=variables, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    variables["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{ports[1]}"
-    try:
-        _wait_for_port(ports[1])
-        yield variables
-    finally:
-        started.terminate()
-        started.wait(60)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _wait_for_port(port: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(1)
-    raise AssertionError(f"nothing listens at port {port}")
-
-
-def submit(head: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    ray = str(Path(sys.executable).parent / "ray")
-    command = [ray, "job", "submit", "--working-dir", ".", "--", sys.executable, "-m"]
-    return subprocess.run(
-        [*command, "trainjobs.yolo", *arguments],
-        cwd=REPOSITORY, env=head, capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
-
-
-def test_a_submitted_job_trains_two_workers_and_streams_its_progress(
-    head: dict[str, str], folder: Path
-) -> None:
-    storage = str(folder / "job-runs")
-    done = submit(head, *SMALL, "--num-workers", "2", "--storage", storage, "--run-name", "job")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "epoch 5/5" in done.stdout + done.stderr
-    result = json.loads((folder / "job-runs" / "job" / "result.json").read_text())
-    assert (result["status"], result["world_size"]) == ("finished", 2)
-
-
-def test_a_failing_job_ends_with_its_cause(head: dict[str, str]) -> None:
-    done = submit(head, "--model", "yolov9", "--storage", "/tmp")
-    assert done.returncode != 0
-    last = [line for line in done.stdout.splitlines() if line.strip()][-1]
-    assert last.startswith("error: model.name must be one of"), done.stdout
