@@ -6,6 +6,7 @@ import socket
 import time
 from contextlib import suppress
 
+import ray.util
 from ray._private.utils import read_ray_address
 
 from cluster.config import ClusterConfig
@@ -50,6 +51,16 @@ def find_cluster(config: ClusterConfig) -> str | None:
         )
     _wait_for(asked, config.start_timeout_s)
     return asked
+
+
+def is_on_loopback_alone(address: str) -> bool:
+    """Whether the cluster there is one that another command has started inside itself.
+
+    Ray takes 127.0.0.1 for the host's own address, where such a cluster does not listen.
+    """
+    host, _, port = address.rpartition(":")
+    own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray
+    return host in ("127.0.0.1", "localhost") and not _answers(f"{own}:{port}")
 
 
 def _wait_for(address: str, timeout_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Environment variables that Ray reads: set for a session where the user has not, then taken back."""
+"""Environment variables that Ray and gloo read, set where the user has not: Ray's for a session."""
 
 import os
 import secrets
@@ -10,9 +10,13 @@ from typing import Any
 from ray import _raylet
 from ray._private import ray_constants
 
+from cluster.node_facts import interface_of
+
 AUTH_VARIABLE, TOKEN_VARIABLE = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
 TOKEN_PATH_VARIABLE, DEFAULT_TOKEN_PATH = "RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token"
 UV_VARIABLE = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+OPEN_VARIABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+GLOO_VARIABLE = "GLOO_SOCKET_IFNAME"
 
 # Ray Train hands its own variables on to the controller and the ranks.
 _SETTINGS = {
@@ -50,6 +54,18 @@ def ray_settings() -> Iterator[None]:
 
 
 @contextmanager
+def loopback_only() -> Iterator[None]:
+    """Have a node that is started meanwhile listen on 127.0.0.1, as Ray does on macOS and Windows."""
+    with variables({OPEN_VARIABLE: "0"}):
+        before = ray_constants.ENABLE_RAY_CLUSTER  # was read when ray was imported
+        ray_constants.ENABLE_RAY_CLUSTER = os.environ[OPEN_VARIABLE] == "1"
+        try:
+            yield
+        finally:
+            ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
 def authentication(*, embedded: bool) -> Iterator[None]:
     """Fix the mode, unless the user has. (Ray's default depends on files that earlier runs left.)"""
     settings = {}
@@ -68,6 +84,20 @@ def authentication(*, embedded: bool) -> Iterator[None]:
             yield
     finally:
         _reload_authentication()
+
+
+def choose_gloo_interface(node_ip: str) -> None:
+    """Have gloo listen on the interface that has the node's address, unless the user has chosen.
+
+    By itself it takes the address of the host's own name, which on Debian is a loopback one. NCCL
+    is left alone: it passes loopback over, takes InfiniBand first and uses several cards; a name
+    would tie its sockets to one.
+
+    Args:
+        node_ip: This node's address in the cluster. Nothing is set if no interface here has it.
+    """
+    if interface := interface_of(node_ip):
+        os.environ.setdefault(GLOO_VARIABLE, interface)
 
 
 def _reload_authentication() -> None:

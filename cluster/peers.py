@@ -9,6 +9,7 @@ from typing import Any
 
 import ray.util
 
+from cluster.environment import choose_gloo_interface
 from cluster.probes import time_all_reduce
 
 PINGS = 11
@@ -70,7 +71,8 @@ class Peer:
             return num_bytes / (time.perf_counter() - started)
 
     def all_reduce(self, *arguments: Any, **options: Any) -> float:
-        """See `cluster.probes.time_all_reduce`."""
+        """See `cluster.probes.time_all_reduce`; on the interface that ranks would use."""
+        choose_gloo_interface(self.ip)
         return time_all_reduce(*arguments, **options)
 
 

@@ -1,7 +1,7 @@
 """The connection to Ray: attach to a cluster, or start one inside this process for one command.
 
 What is started here is stopped here; a cluster that was found stays as it was. An embedded cluster
-gets a random token of its own, because Ray's ports are open to the whole network.
+listens on loopback and gets a random token of its own, because other users of the host reach that.
 """
 
 import logging
@@ -10,27 +10,30 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray._private import worker as ray_worker
-from ray.exceptions import AuthenticationError, RayError, RayTaskError
+from ray.exceptions import AuthenticationError, RayError, RaySystemError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.address import find_cluster
+from cluster.address import find_cluster, is_on_loopback_alone
 from cluster.config import ClusterConfig
 from cluster.credentials import Credentials, call_with
 from cluster.environment import (
     AUTH_VARIABLE,
+    GLOO_VARIABLE,
     TOKEN_VARIABLE,
     authentication,
+    loopback_only,
     ray_settings,
     variables,
 )
 from cluster.errors import ResourceError
+from cluster.packages import REMEDY
 from cluster.resources import NodeInfo
 
 logger = logging.getLogger(__name__)
@@ -79,7 +82,7 @@ class Session:
             try:
                 found[host] = ray.get(call, timeout=1.0)
             except RayTaskError as error:
-                found[host] = error.as_instanceof_cause()  # type: ignore[no-untyped-call]  # Ray
+                found[host] = _cause(error, host)
             except RayError as error:
                 found[host] = ResourceError(f"the node does not answer: {error}")
         return found
@@ -112,8 +115,7 @@ class Session:
         try:
             return ray.get(call, timeout=self.timeout_s)
         except RayTaskError as error:
-            cause: Exception = error.as_instanceof_cause()  # type: ignore[no-untyped-call]  # Ray
-            raise cause from error
+            raise _cause(error, node.host) from error
         except RayError as error:
             raise ResourceError(f"node {node.host} cannot run a check: {error}") from error
 
@@ -184,8 +186,9 @@ def _start(stack: ExitStack) -> None:
     # At Ray's niceness of 15 the kernel leaves two busy threads on one core: half the speed.
     settings = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0", "RAY_worker_niceness": "0"}
     if sys.platform == "linux":
-        settings["GLOO_SOCKET_IFNAME"] = "lo"
+        settings[GLOO_VARIABLE] = "lo"
     stack.enter_context(variables(settings))
+    stack.enter_context(loopback_only())
     logger.info("starting Ray on this machine")
     for attempt in range(1, START_ATTEMPTS + 1):
         before = _child_processes()
@@ -212,7 +215,8 @@ def _attach(address: str) -> None:
     logger.info("connecting to the Ray cluster at %s", address)
     try:
         # The port answers, so a few attempts of a second tell whether Ray does.
-        with variables({"RAY_gcs_server_port_wait_time_s": "5"}):
+        reach = loopback_only() if is_on_loopback_alone(address) else nullcontext()
+        with variables({"RAY_gcs_server_port_wait_time_s": "5"}), reach:
             ray.init(address, log_to_driver=False, configure_logging=False)
     except AuthenticationError as error:
         raise ResourceError(_refused(address)) from error
@@ -248,6 +252,14 @@ def _call_on(node: NodeInfo, function: Callable[..., Any], args: tuple[object, .
     task: Any = ray.remote(call_with)
     there = task.options(num_cpus=0, scheduling_strategy=on_node(node), max_retries=0)
     return there.remote(Credentials.of_this_process(), function, args)
+
+
+def _cause(error: RayTaskError, host: str) -> Exception:
+    if isinstance(error.cause, RaySystemError):  # the call could not be read there
+        problem = str(error.cause).partition("\n")[0]
+        return ResourceError(f"node {host} cannot run our code ({problem}); {REMEDY}")
+    cause: Exception = error.as_instanceof_cause()  # type: ignore[no-untyped-call]  # Ray
+    return cause
 
 
 def on_node(node: NodeInfo) -> NodeAffinitySchedulingStrategy:

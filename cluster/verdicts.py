@@ -185,8 +185,9 @@ def _judge_interface(host: str, facts: NodeFacts, *, num_nodes: int) -> Check:
         return Check("interface", host, "ok", told)
     if any(not _chooses(value, name) for value in facts.variables.values()):
         return Check("interface", host, "warn", f"{told}: not the cluster's network", remedy)
-    if facts.has_loopback_name and "GLOO_SOCKET_IFNAME" not in facts.variables:
-        told = f"{told}, which takes the address of the host's own name: loopback"
+    is_left_to_gloo = facts.interface is None and "GLOO_SOCKET_IFNAME" not in facts.variables
+    if is_left_to_gloo and facts.has_loopback_name:
+        told = "none has the node's address, and gloo takes that of the host's own name: loopback"
         return Check("interface", host, "fail", told, remedy)
     return Check("interface", host, "ok", told)
 

@@ -6,10 +6,12 @@ from typing import Any
 import ray
 from ray.train import CheckpointConfig, FailureConfig, Result, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.controller import TrainController
 
+from cluster.environment import choose_gloo_interface
 from cluster.resources import WorkerPlan
 from trainjobs.config import TrainConfig
 from trainjobs.worker import WorkerSettings, train_worker
@@ -48,6 +50,25 @@ class Trainer(TorchTrainer):  # type: ignore[misc]  # Ray's class is untyped
         return controller.get_result()
 
 
+class ProcessGroup(TorchConfig):  # type: ignore[misc]  # Ray's class is untyped
+    """Ray's set-up of the ranks' process group, each rank on its node's interface."""
+
+    @property
+    def backend_cls(self) -> type[_TorchBackend]:
+        """What starts the group."""
+        return _Backend
+
+
+class _Backend(_TorchBackend):  # type: ignore[misc]  # as above
+    def on_start(self, worker_group: Any, backend_config: ProcessGroup) -> None:
+        worker_group.execute(_choose_interface)
+        super().on_start(worker_group, backend_config)
+
+
+def _choose_interface() -> None:
+    choose_gloo_interface(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]  # Ray
+
+
 def build_trainer(
     config: TrainConfig,
     plan: WorkerPlan,
@@ -70,7 +91,7 @@ def build_trainer(
     return Trainer(
         train_worker,
         train_loop_config=settings,
-        torch_config=TorchConfig(
+        torch_config=ProcessGroup(
             backend=plan.backend, timeout_s=round(config.resources.collective_timeout_s)
         ),
         scaling_config=ScalingConfig(

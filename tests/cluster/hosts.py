@@ -26,7 +26,7 @@ set -e
 hostname "$1"
 mount -t tmpfs -o size=1g tmpfs /dev/shm
 mount --bind "$2/ray" /tmp/ray
-mount --bind "$3/hosts" /etc/hosts
+mount --bind "$4" /etc/hosts
 mount --bind "$3/resolv.conf" /etc/resolv.conf
 ip link set lo up
 echo up
@@ -58,6 +58,8 @@ class Host:
         self.name, self.ip = f"host{number}", f"{NETWORK}.{10 + number}"
         self.disk = folder / self.name
         self.home = self.disk / "home"
+        self.names = folder / "hosts"
+        """Its /etc/hosts: usually one that all share."""
         self.variables: dict[str, str] = {}
         """Environment of all that is started here, besides PATH, HOME and LANG."""
         self._shared, self._switch_pid = folder, switch_pid
@@ -79,7 +81,7 @@ class Host:
         self._unshare = _start(
             ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc",
              "--kill-child=SIGKILL", "bash", "-c", _PID_1,
-             "pid-1", self.name, str(self.disk), str(self._shared)]
+             "pid-1", self.name, str(self.disk), str(self._shared), str(self.names)]
         )  # fmt: skip
         pid = self._unshare.pid
         self._pid_1 = int(Path(f"/proc/{pid}/task/{pid}/children").read_text())
@@ -200,12 +202,13 @@ class Host:
 
 
 @contextmanager
-def hosts(count: int, folder: Path) -> Iterator[list[Host]]:
+def hosts(count: int, folder: Path, *, has_loopback_names: bool = False) -> Iterator[list[Host]]:
     """Hosts that are on and reach each other; all they started ends with the context.
 
     Args:
         count: How many.
         folder: Holds their disks.
+        has_loopback_names: Whether its own name means 127.0.1.1 to each host, as on Debian.
     """
     switch = _start(["unshare", "--net", "bash", "-c", _SWITCH])
     with ExitStack() as stack:
@@ -213,6 +216,10 @@ def hosts(count: int, folder: Path) -> Iterator[list[Host]]:
         made = [Host(number, folder, switch.pid) for number in range(count)]
         names = "".join(f"{host.ip} {host.name}\n" for host in made)
         (folder / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
+        for host in made if has_loopback_names else ():
+            host.names = host.disk / "hosts"
+            others = names.replace(f"{host.ip} ", "127.0.1.1 ")
+            host.names.write_text(f"127.0.0.1 localhost\n{others}")
         # Nobody answers there: a name that is not in `hosts` is unknown at once.
         (folder / "resolv.conf").write_text("nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")
         for host in made:

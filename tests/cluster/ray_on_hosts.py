@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.hosts import INTERFACE, Host, hosts
+from tests.cluster.hosts import Host, hosts
 
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -39,8 +39,6 @@ SETTINGS = {
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     # At Ray's niceness of 15 the kernel leaves two busy threads on one core.
     "RAY_worker_niceness": "0",
-    # Where a host's name stands for 127.0.1.1, as on Debian, gloo would listen there.
-    "GLOO_SOCKET_IFNAME": INTERFACE,
 }
 GET = """
 import os, sys, urllib.request
@@ -200,7 +198,7 @@ def cluster(
         settings: Environment of every node.
     """
     token = secrets.token_hex(32)
-    with hosts(len(cpus), folder) as made:
+    with hosts(len(cpus), folder, has_loopback_names=True) as made:
         running = Cluster(made, folder, list(cpus), head_options)
         for host in made:
             host.variables = {

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.hosts import Host, hosts
+from tests.cluster.listeners import listeners, missing, rows, unknown
 from tests.cluster.ray_on_hosts import BIN, REPOSITORY, Job, wait_until
 from tests.compose import COMPOSE, DOCKERFILE, image_environment, in_order, read_compose
 
@@ -177,7 +178,11 @@ def stack(
     """All services, healthy."""
     folder = tmp_path_factory.mktemp("replica")
     subprocess.run([COMPOSE.with_name("make-secrets"), folder / "secrets"], check=True)
-    services = read_compose({"WORKER_CPUS": "1"})["services"]
+    services = {
+        name: service
+        for name, service in read_compose({"WORKER_CPUS": "1"})["services"].items()
+        if "profiles" not in service  # tests/cluster/test_monitoring_stack.py has these
+    }
     usual = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     stack = Stack(services, folder, f"{BIN}:{store_bin}:{postgres_bin}:{usual}")
     names = [
@@ -267,6 +272,17 @@ def test_ray_refuses_who_has_no_token(stack: Stack) -> None:
         url = f"http://head:8265{path}"
         answer = stack.run("worker", [sys.executable, "-I", "-c", ASK_WITHOUT_TOKEN, url])
         assert answer.strip() == "401", path
+
+
+def test_nobody_listens_where_the_table_of_ports_does_not_say(stack: Stack) -> None:
+    roles = {"head": ("head", "node"), "worker": ("node", "rank")}
+    for name, many in stack.hosts.items():
+        expected = [r for r in rows(in_containers=True) if r.where in roles.get(name, (name,))]
+        for host in many:
+            found = listeners(host)
+            assert unknown(expected, found) == [], name
+            # Ray's nodes have no ranks now: tests/cluster/test_ports.py sees them while they train.
+            assert name in roles or missing(expected, found) == [], name
 
 
 def test_no_secret_is_in_a_log_an_argument_or_an_environment(stack: Stack, job: Job) -> None:

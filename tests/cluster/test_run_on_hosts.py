@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,16 @@ def test_a_submitted_run_trains_with_ranks_on_different_hosts(
     assert len(set(places.values())) == 2
     assert running.head.name not in places.values()
     assert running.placement_groups() == []
+
+
+def test_ranks_find_each_other_where_hosts_names_mean_loopback(
+    running: Cluster, uninterrupted: str
+) -> None:
+    resolve = "import socket; print(socket.gethostbyname(socket.gethostname()))"
+    for host in running.hosts:
+        assert host.run([sys.executable, "-c", resolve]).stdout.strip() == "127.0.1.1"
+        assert "GLOO_SOCKET_IFNAME" not in host.variables
+    assert len(set(hosts_by_rank(running, uninterrupted).values())) == 2
 
 
 def test_a_run_that_loses_the_host_of_rank_0_goes_on_with_a_spare_and_draws_the_same_curve(

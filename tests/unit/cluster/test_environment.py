@@ -1,10 +1,17 @@
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from cluster.config import ClusterConfig
-from cluster.environment import authentication, ray_settings, variables
+from cluster.environment import (
+    GLOO_VARIABLE,
+    authentication,
+    choose_gloo_interface,
+    ray_settings,
+    variables,
+)
 from cluster.errors import ConfigError
 from cluster.session import connect
 
@@ -62,3 +69,22 @@ def test_an_address_that_no_driver_can_use_is_refused_before_ray_is_asked(addres
         connect(ClusterConfig(address=address)),
     ):
         pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the name of the loopback interface")
+@pytest.mark.parametrize(
+    ("chosen", "node_ip", "used"),
+    [
+        (None, "127.0.0.1", "lo"),
+        (None, "192.0.2.99", None),  # no interface here has it (RFC 5737)
+        ("eth7", "127.0.0.1", "eth7"),
+    ],
+)
+def test_gloo_listens_where_the_node_does_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, node_ip: str, used: str | None
+) -> None:
+    monkeypatch.setenv(GLOO_VARIABLE, chosen or "")  # which puts back what there was
+    if chosen is None:
+        monkeypatch.delenv(GLOO_VARIABLE)
+    choose_gloo_interface(node_ip)
+    assert os.environ.get(GLOO_VARIABLE) == used

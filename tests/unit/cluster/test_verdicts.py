@@ -87,7 +87,7 @@ def test_a_healthy_node_has_no_problems() -> None:
         ({"disks": {"/tmp": Space(free_bytes=4 * GIB, total_bytes=100 * GIB)}}, "disk /tmp", "fail"),
         ({"disks": {"/tmp": Space(free_bytes=9 * GIB, total_bytes=100 * GIB)}}, "disk /tmp", "warn"),
         ({"disks": {"/tmp": Space(free_bytes=2**20, total_bytes=2**21)}}, "disk /tmp", "fail"),
-        ({"has_loopback_name": True}, "interface", "fail"),
+        ({"has_loopback_name": True, "interface": None}, "interface", "fail"),
         ({"variables": {"NCCL_SOCKET_IFNAME": "ib0"}}, "interface", "warn"),
         ({"variables": {"NCCL_SOCKET_IFNAME": "^eth"}}, "interface", "warn"),
         ({"variables": {"NCCL_SOCKET_IFNAME": "=eth"}}, "interface", "warn"),
