@@ -18,8 +18,10 @@ from cluster.config import ClusterConfig
 from cluster.config_io import leaf_paths, to_dict, value_at
 from cluster.credentials import Credentials, credentials_apart
 from cluster.errors import RunError, ServiceError, StorageError, TrainingError
+from cluster.gauges import export_gauges
 from cluster.lease import hold_lease
 from cluster.logs import write_log_to
+from cluster.packages import NEEDED_BY_RANKS, check_packages
 from cluster.places import dataset_cache
 from cluster.redact import redact
 from cluster.resources import WorkerPlan, describe
@@ -31,6 +33,7 @@ from trainjobs.data.prepare import Prepared, log_summary
 from trainjobs.detector.task import check_model_config
 from trainjobs.driver import Callback, Driver, failure_cause
 from trainjobs.fork import fork_from
+from trainjobs.gauges import RUN_GAUGES, RunGauges
 from trainjobs.interrupt import Interrupted, StopRequest, fit_in_thread, stop_on_signals
 from trainjobs.locate import locate, prepare_data
 from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
@@ -122,6 +125,7 @@ def _launch(
         plan = resources.plan(config.resources, session.nodes())
         if saved is None:
             config = resolve_launch(config, world_size=plan.num_workers[1])
+        check_packages(session.run_everywhere, NEEDED_BY_RANKS)
         check_storage(paths.storage, session.run_everywhere)
         record = _begin(paths, config, data)
         log_start(config, plan, session)
@@ -134,8 +138,11 @@ def _launch(
         )
         tracker.log_params({path: value_at(config, path) for path in leaf_paths(TrainConfig)})
         tracker.set_tags(provenance(record.dataset_fingerprint))
+        gauges = RunGauges(record, config.epochs)
+        callbacks = [gauges.on_event, *callbacks]
         driver = Driver(config, paths, record, tracker, started=started, callbacks=callbacks)
-        return _train(driver, plan, stop or StopRequest())
+        with export_gauges(RUN_GAUGES, gauges.read, run_name=paths.run_name, job=job):
+            return _train(driver, plan, stop or StopRequest())
 
 
 def leave_result(config: TrainConfig, paths: RunPaths, error: ServiceError) -> None:
@@ -224,8 +231,13 @@ def _train(driver: Driver, plan: WorkerPlan, stop: StopRequest) -> RunResult:
             name=attempt_name(driver.record.launches),
             storage=paths.location(CHECKPOINTS),
         )
+
+        def pass_on() -> None:
+            channel.request_stop()
+            driver.announce_stop(stop)
+
         try:
-            fit_in_thread(trainer.fit, stop, channel.request_stop)
+            fit_in_thread(trainer.fit, stop, pass_on)
         except TrainingFailedError as failure:
             error = failure_cause(failure)
         except Interrupted:

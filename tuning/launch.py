@@ -13,8 +13,10 @@ from cluster import resources
 from cluster.config import ClusterConfig
 from cluster.credentials import credentials_apart
 from cluster.errors import ResourceError
+from cluster.gauges import export_gauges
 from cluster.lease import hold_lease
 from cluster.logs import write_log_to
+from cluster.packages import NEEDED, check_packages
 from cluster.resources import WorkerPlan, describe
 from cluster.session import Session, connect
 from cluster.storage import RunPaths
@@ -27,6 +29,7 @@ from trainjobs.resolve import fit_batch
 from trainjobs.tracking.mlflow_tracker import open_tracker, store_uri
 from tuning.conclusion import SweepResult, conclude
 from tuning.console import SweepDisplay
+from tuning.gauges import SWEEP_GAUGES, SweepGauges
 from tuning.ledger import RUNS, load_ledger, save_settings
 from tuning.rounds import Sweep, confirm, retrain, search
 from tuning.settings import SweepSettings
@@ -65,6 +68,7 @@ def launch_sweep(settings: SweepSettings, cluster: ClusterConfig | None = None) 
         session = stack.enter_context(connect(cluster or ClusterConfig()))
         train, plan, max_concurrent = place(settings, train, session)
         check_constraints(space, train, plan.num_workers[1])
+        check_packages(session.run_everywhere, NEEDED)
         check_storage(paths.storage, session.run_everywhere)
         ledger = load_ledger(paths)
         ledger.reopen(settings.train.epochs)
@@ -90,16 +94,18 @@ def launch_sweep(settings: SweepSettings, cluster: ClusterConfig | None = None) 
             stop=stop,
             referee=start_referee(),
         )
+        slots = max_concurrent * sweep.world_size
+        gauges = SweepGauges(ledger, settings.mode, slots=slots)
+        stack.enter_context(
+            export_gauges(SWEEP_GAUGES, gauges.read, run_name=settings.name, job=settings.job)
+        )
         with stop_on_signals(stop):
             search(sweep)
             confirm(sweep)
         sweep.display.close()
         best = retrain(sweep, cluster)
         ledger.wall_s += time.monotonic() - started
-        return conclude(
-            settings, space, ledger, tracker, stop=stop, retrained=best,
-            slots=max_concurrent * sweep.world_size,
-        )  # fmt: skip
+        return conclude(settings, space, ledger, tracker, stop=stop, retrained=best, slots=slots)
 
 
 def place(

@@ -17,7 +17,7 @@ from tests.compose import COMPOSE, DOCKERFILE, REPOSITORY, image_environment, in
 BIN = Path(sys.executable).parent
 SERVICES: dict[str, Any] = read_compose({})["services"]
 # A name of Docker's own registry: at most one slash, no dot or port before it.
-IMAGE = re.compile(r"([a-z0-9-]+/)?[a-z0-9-]+:\d[\w.-]*")
+IMAGE = re.compile(r"([a-z0-9-]+/)?[a-z0-9-]+:v?\d[\w.-]*")
 SECRET_WORDS = re.compile(r"PASSWORD|SECRET|TOKEN|KEY|CREDENTIAL", re.IGNORECASE)
 
 
@@ -41,7 +41,10 @@ def test_a_compose_file_matches_the_schema_of_the_compose_specification(file: st
 
 
 def test_the_services_are_there_and_start_after_what_they_need() -> None:
-    assert in_order(SERVICES) == ["s3", "postgres", "mlflow", "head", "worker"]
+    order = ["s3", "postgres", "mlflow", "head", "worker", "prometheus", "grafana"]
+    assert in_order(SERVICES) == order
+    optional = {name for name, service in SERVICES.items() if "profiles" in service}
+    assert optional == {"prometheus", "grafana"}
     assert SERVICES["worker"]["deploy"]["replicas"] == 2
     for service in SERVICES.values():
         for wait in service.get("depends_on", {}).values():
@@ -50,7 +53,7 @@ def test_the_services_are_there_and_start_after_what_they_need() -> None:
 
 def test_every_published_port_is_bound_to_loopback() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert set(ports) == {"head", "mlflow"}
+    assert set(ports) == {"head", "mlflow", "prometheus", "grafana"}
     for published in ports.values():
         assert all(re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port) for port in published)
 
@@ -64,6 +67,8 @@ def test_who_can_reach_whom() -> None:
         "s3": ["cluster"],
         "mlflow": ["cluster", "database"],
         "postgres": ["database"],
+        "prometheus": ["cluster"],
+        "grafana": ["cluster"],
     }
 
 
@@ -90,7 +95,7 @@ def test_secrets_come_from_files(name: str) -> None:
             assert str(value).startswith("/run/secrets/"), variable
             assert value.removeprefix("/run/secrets/") in SERVICES[name]["secrets"]
         assert not re.search(r"://[^/@]*:[^/@]*@", str(value)), variable
-    assert not re.search(r"://[^/@ ]*:[^/@ ]*@", " ".join(SERVICES[name]["command"]))
+    assert not re.search(r"://[^/@ ]*:[^/@ ]*@", " ".join(SERVICES[name].get("command", [])))
 
 
 def test_ray_asks_for_a_token_and_reads_it_from_a_file() -> None:
