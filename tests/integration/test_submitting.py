@@ -122,7 +122,7 @@ def test_a_node_that_lacks_a_package_is_named_before_training(
     job = ("trainjobs.yolo", *SMALL, "--storage", str(folder / "runs"), "--run-name", lacks)
     with head.node(**without(folder / "lacking", lacks)):
         output = head.submit(*job)
-    cause = output[output.rindex("error: ") :]
+    cause = output[output.rindex("\nerror: ") :]
     assert names in cause and "install" in cause and socket.gethostname() in cause
     assert "Traceback" not in output
     assert "failed with exit code 2" in output
