@@ -6,7 +6,6 @@ import socket
 import time
 from contextlib import suppress
 
-import ray.util
 from ray._private.utils import read_ray_address
 
 from cluster.config import ClusterConfig
@@ -59,8 +58,18 @@ def is_on_loopback_alone(address: str) -> bool:
     Ray takes 127.0.0.1 for the host's own address, where such a cluster does not listen.
     """
     host, _, port = address.rpartition(":")
-    own: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray
-    return host in ("127.0.0.1", "localhost") and not _answers(f"{own}:{port}")
+    return host in ("127.0.0.1", "localhost") and not _answers(f"{_own_address()}:{port}")
+
+
+def _own_address() -> str:
+    """The host's address in its network. Ray's own function writes a warning to stdout without one."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: it chooses the interface
+        except OSError:
+            return socket.gethostbyname(socket.gethostname())
+        address: str = probe.getsockname()[0]
+        return address
 
 
 def _wait_for(address: str, timeout_s: float) -> None:
