@@ -1,5 +1,7 @@
 """Small parts that several test files need: plans, configs, and a training that takes milliseconds."""
 
+import functools
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +15,15 @@ from torch.utils.data import DataLoader
 from cluster.config_io import replace_at
 from trainjobs.checkpoint import save_checkpoint
 from trainjobs.config import TrainConfig
+from trainjobs.data.cache import LocalShards
+from trainjobs.data.index import ShardEntry, SplitEntry
 from trainjobs.data.loader import Sample, build_loader
+from trainjobs.data.order import Orders
 from trainjobs.data.sampler import SampleRef
+from trainjobs.data.scanning import Scanned, open_split
+from trainjobs.data.schema import ImageRecord, encode_shard
+from trainjobs.data.shards import Split
+from trainjobs.data.sources import read_data_yaml
 from trainjobs.distributed import DDP_OPTIONS
 from trainjobs.loop import LossSums, Training
 from trainjobs.step_plan import Step, StepPlan
@@ -37,6 +46,12 @@ def make_plan(**changes: int) -> StepPlan:
         "world_size": 1,
     }
     return StepPlan(**{**settings, **changes})
+
+
+def make_orders(*shard_sizes: int, **changes: Any) -> Orders:
+    """Orders of shards that are shuffled as a whole, by seed 7; or as `changes` say."""
+    settings = {"seed": 7, "batch_size": 2, "shuffle_shards": 256}
+    return Orders(shard_sizes, **{**settings, **changes})
 
 
 def make_config(changes: Mapping[str, object] | None = None) -> TrainConfig:
@@ -82,13 +97,18 @@ class TinyTask:
     """A regression that meets `trainjobs.task.Task`, in float64 so that laws hold to the last digits."""
 
     seed: int = 0
-    num_training_images: int = 23
+    num_images: int = 23
     poisoned: range = range(0)
     scores: Sequence[float] = ()
     """Scores of successive evaluations. Default: minus the error on fixed images."""
     loss_names = ("error", "size")
     key_metric = "score"
     evaluations: int = 0
+
+    @functools.cached_property
+    def orders(self) -> Orders:
+        """Of the seed."""
+        return make_orders(self.num_images, seed=self.seed)
 
     def build_model(self) -> nn.Module:
         """Convolution, BatchNorm, linear layer."""
@@ -223,3 +243,55 @@ def without_timing(history: Sequence[Mapping[str, float]]) -> list[dict[str, flo
     """Rows of metrics.csv without what depends on the clock."""
     clock = ("epoch_s", "images_per_second")
     return [{k: v for k, v in row.items() if k not in clock} for row in history]
+
+
+def make_split(
+    folder: Path,
+    records: Sequence[ImageRecord],
+    images: Sequence[bytes] = (),
+    names: Sequence[str] = ("cat", "dog"),
+    images_per_shard: int = 1000,
+) -> Split:
+    """A packed split. Default: images without a byte."""
+    images = images or [b""] * len(records)
+    shards = []
+    for first in range(0, len(records), images_per_shard):
+        rows = slice(first, first + images_per_shard)
+        data = encode_shard(records[rows], images[rows], names)
+        file = f"train-{len(shards):05d}.arrow"
+        (folder / file).write_bytes(data)
+        shards.append(
+            ShardEntry(
+                file=file,
+                num_images=len(records[rows]),
+                num_bytes=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+            )
+        )
+    entry = SplitEntry(
+        shards=tuple(shards),
+        num_background=0,
+        num_boxes=(0,) * len(names),
+        num_skipped=0,
+        largest_px=(0, 0),
+    )
+    return Split(entry, tuple(names), LocalShards(folder))
+
+
+def scan_split(source: Path, split: str) -> Scanned:
+    """All of a split, as packing reads it.
+
+    Raises:
+        DatasetError: As packing does.
+    """
+    opened = open_split(read_data_yaml(source), split)
+    scanned, strays = opened.scan(opened.images), opened.strays()
+    quarantine = scanned.quarantine + strays.quarantine
+    num_skipped = scanned.num_skipped + strays.num_skipped
+    opened.check_usable(
+        num_images=len(scanned.records),
+        num_background=sum(not record.classes for record in scanned.records),
+        num_skipped=num_skipped,
+        first=next(iter(quarantine), None),
+    )
+    return Scanned(records=scanned.records, quarantine=quarantine, num_skipped=num_skipped)

@@ -13,7 +13,8 @@ import tyro
 from cluster.config_io import load_yaml, merge
 from cluster.errors import ConfigError
 from cluster.redact import redact
-from trainjobs.config import Demo, TrainConfig
+from trainjobs.config import TrainConfig
+from trainjobs.demo import Demo
 from trainjobs.yolov5_hyp import read_hyp
 
 Options = TypeVar("Options")
@@ -36,6 +37,7 @@ ALIASES = {
     "--patience": "--eval.patience",
     "--label-smoothing": "--loss.label-smoothing",
     "--optimizer": "--optim.name",
+    "--image-weights": "--data.image-weights",
 }
 """Short form -> flag."""
 
@@ -58,13 +60,12 @@ NOT_HERE = {
     "--rect": "validation always uses rectangular batches, training square ones",
     "--multi-scale": "not yet; --augment.scale zooms within the image size",
     "--single-cls": "not yet; give a data.yaml with one class",
-    "--image-weights": "not yet",
     "--cfg": "give --model, for example yolov5s",
     "--exist-ok": "a run name that stands is continued; give another --run-name for a new run",
     "--save-period": "give --checkpoint.every-epochs",
     "--noautoanchor": "anchors are never changed",
     "--quad": "mosaic (--augment.mosaic) covers it",
-    "--cache": "images are read through the page cache of the node; there is nothing to set",
+    "--cache": "images are packed and read through the page cache of the node; there is nothing to set",
 }
 """Flags of YOLOv5 and torchrun that have no equal here, and what to do instead."""
 

@@ -5,7 +5,7 @@ on the command line and in a search space.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from cluster.config import ResourceRequest
@@ -27,22 +27,30 @@ class DataConfig:
     """Which images, at which size, read how."""
 
     source: str | None = None
-    """A data.yaml, or the folder that holds one. Default: a dataset that the run generates."""
+    """A packed dataset, by folder or URI, or a data.yaml. Default: one that the run generates."""
     image_size: int = 640
     """Side of the square training image in px; a multiple of the model's largest stride."""
+    shuffle_shards: int = 256
+    """Shards of the training split that are shuffled as a whole. Of more, so many are in use at a
+    time, shared out over the nodes: a node's cache must hold its part (docs/data.md)."""
+    image_weights: bool = False
+    """Draw images with rare classes more often: as if first a class were drawn, then a box of it."""
     loader_workers: int | Literal["auto"] = "auto"
-    """Data-loading threads per rank. `auto`: min(node CPUs / ranks on the node, 8), none for
-    a batch of one."""
+    """Data-loading threads per rank. `auto`: min(node CPUs / ranks on it, 8); 0 for batches of one."""
     max_bad_fraction: float = 0.05
     """Largest fraction of unusable images in a split before the run stops (at least 10 images)."""
+    cache_gib: float = 50.0
+    """GiB of fetched shards that a node keeps, for all runs and datasets."""
     generated_images: int = 640
     """Training images of the generated dataset."""
 
     def __post_init__(self) -> None:
         _check_range("data.image_size", self.image_size, 32)
+        _check_range("data.shuffle_shards", self.shuffle_shards, 1)
         if self.loader_workers != "auto":
             _check_range("data.loader_workers", self.loader_workers, 0)
         _check_range("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
+        _check_range("data.cache_gib", self.cache_gib, 0)
         _check_range("data.generated_images", self.generated_images, 1)
 
 
@@ -52,6 +60,13 @@ class AugmentConfig:
 
     mosaic: float = 1.0
     """Probability that an image becomes a mosaic of four."""
+    mosaic_nine: float = 0.0
+    """Probability that a mosaic is made of nine images."""
+    mosaic_window: int = 64
+    """A mosaic's other images come from a block of this many consecutive ones of the epoch's order,
+    so that each is decoded once for several mosaics. 0: from the whole dataset."""
+    mixup: float = 0.0
+    """Probability that a mosaic is averaged with another one."""
     close_mosaic: int = 10
     """Final epochs without mosaic. 0: mosaic to the end."""
     degrees: float = 0.0
@@ -62,8 +77,10 @@ class AugmentConfig:
     """Zoom is drawn from [1 - scale, 1 + scale]."""
     shear: float = 0.0
     """Largest shear, in degrees either way."""
+    perspective: float = 0.0
+    """Largest tilt: depth changes by this fraction per px. YOLOv5 uses up to 0.001."""
     hsv_h: float = 0.015
-    """Largest relative change of hue."""
+    """Largest turn of the hue, as a fraction of half a circle."""
     hsv_s: float = 0.7
     """Largest relative change of saturation."""
     hsv_v: float = 0.4
@@ -72,15 +89,24 @@ class AugmentConfig:
     """Probability of an upside-down flip."""
     flip_horizontal: float = 0.5
     """Probability of a left-right flip."""
+    blur: float = 0.0
+    """Probability of averaging over 3, 5 or 7 px."""
+    gray: float = 0.0
+    """Probability of losing all color."""
+    clahe: float = 0.0
+    """Probability of adaptive histogram equalization (CLAHE)."""
+    cutout: float = 0.0
+    """Probability of painting rectangles over parts of the image; a box covered by more than 60 % is
+    dropped."""
 
     def __post_init__(self) -> None:
-        for name in ("mosaic", "flip_vertical", "flip_horizontal", "hsv_h", "hsv_s", "hsv_v"):
-            _check_range(f"augment.{name}", getattr(self, name), 0, 1)
-        _check_range("augment.close_mosaic", self.close_mosaic, 0)
-        _check_range("augment.degrees", self.degrees, 0, 180)
-        _check_range("augment.translate", self.translate, 0, 0.9)
-        _check_range("augment.scale", self.scale, 0, 0.99)
-        _check_range("augment.shear", self.shear, 0, 60)
+        highest = {  # the others are probabilities and shares
+            "close_mosaic": float("inf"), "mosaic_window": float("inf"), "perspective": 0.01,
+            "degrees": 180.0, "translate": 0.9, "scale": 0.99, "shear": 60.0,
+        }  # fmt: skip
+        for setting in fields(self):
+            high = highest.get(setting.name, 1.0)
+            _check_range(f"augment.{setting.name}", getattr(self, setting.name), 0, high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,12 +298,3 @@ class TrainConfig:
                 f"run_name must be letters, digits, '.', '_' and '-', not beginning with '.', "
                 f"got {self.run_name!r}"
             )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Demo:
-    """What a job trains when it is given no data."""
-
-    config: TrainConfig
-    note: str
-    """Says on the console that this is a demonstration, and of what."""

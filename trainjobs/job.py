@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from cluster.command import SUCCESS, run_command
-from trainjobs.config import Demo
+from trainjobs.demo import Demo
 from trainjobs.interrupt import Interrupted
 
 if TYPE_CHECKING:

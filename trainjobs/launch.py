@@ -29,6 +29,7 @@ from cluster.session import Session, connect
 from cluster.storage import RunPaths
 from cluster.storage_check import check_storage
 from trainjobs.config import TrainConfig
+from trainjobs.data.packing import quarantine_csv
 from trainjobs.data.prepare import Prepared, log_summary
 from trainjobs.detector.task import check_model_config
 from trainjobs.driver import Callback, Driver, failure_cause
@@ -206,7 +207,7 @@ def _begin(paths: RunPaths, config: TrainConfig, data: Prepared) -> RunRecord:
     record.dataset_fingerprint = data.fingerprint
     save_config(paths, config)
     save_record(paths, record)
-    paths.copy_from(data.folder / QUARANTINE, QUARANTINE)
+    paths.write_text(QUARANTINE, quarantine_csv(data.quarantine))
     return record
 
 

@@ -4,6 +4,7 @@ The micro-batch is the unit of work: its images, and so its loss and its BatchNo
 depend on the number of ranks. Ranks take micro-batches in turn. Source: recipe, section 4.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ class Step:
     first_position: int
     """Position, in the epoch's order, of the step's first image."""
     sizes: tuple[int, ...]
-    """Images in each micro-batch."""
+    """Images in each micro-batch; they differ by at most one, larger ones first."""
     warmup_progress: float
     """0 at the start of training, 1 from the end of warmup on; taken when the step ends."""
 
@@ -32,8 +33,22 @@ class Step:
 
     def positions(self, micro_batch: int) -> range:
         """Positions in the epoch's order that micro-batch number `micro_batch` covers."""
-        start = self.first_position + sum(self.sizes[:micro_batch])
+        small, larger = divmod(self.num_images, len(self.sizes))
+        start = self.first_position + small * micro_batch + min(micro_batch, larger)
         return range(start, start + self.sizes[micro_batch])
+
+
+@dataclass(frozen=True, slots=True)
+class _EqualSteps:
+    """Steps of an epoch that follow each other and are cut alike."""
+
+    first_index: int
+    """Of the first."""
+    first_position: int
+    """Of the first."""
+    num_steps: int
+    num_images: int
+    """In each step."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,36 +81,49 @@ class StepPlan:
 
     def steps(self, epoch: int, start: int = 0) -> Iterator[Step]:
         """The steps of an epoch in order, from step `start` on. Every image is in exactly one."""
-        position = index = 0
-        while position < self.num_images:
-            sizes = self._sizes(epoch * self.num_images + position, self.num_images - position)
-            end = position + sum(sizes)
-            if index >= start:
+        for alike in self._equal_steps(epoch):
+            num_images = alike.num_images
+            sizes = _balanced(num_images, -(-num_images // self.batch_size_per_worker))
+            for number in range(max(start - alike.first_index, 0), alike.num_steps):
+                position = alike.first_position + number * num_images
+                seen = epoch * self.num_images + position + num_images
                 yield Step(
                     epoch=epoch,
-                    index=index,
+                    index=alike.first_index + number,
                     first_position=position,
                     sizes=sizes,
-                    warmup_progress=self._warmup_progress(epoch * self.num_images + end),
+                    warmup_progress=self._warmup_progress(seen),
                 )
-            position, index = end, index + 1
 
     def num_steps(self, epoch: int) -> int:
         """Optimizer steps in an epoch; fewer images per step make it more during warmup."""
-        return sum(1 for _ in self.steps(epoch))
+        return sum(alike.num_steps for alike in self._equal_steps(epoch))
+
+    def _equal_steps(self, epoch: int) -> Iterator[_EqualSteps]:
+        """The steps of an epoch by size: one item for each size that warmup knows, and the last."""
+        position = index = 0
+        while position < self.num_images:
+            seen, remaining = epoch * self.num_images + position, self.num_images - position
+            count = self._micro_batches(seen)
+            num_images = min(count * self.batch_size_per_worker, self.images_per_step)
+            # An image left alone joins the step before: BatchNorm over a single 1x1 map is not defined.
+            steps = (remaining - 2) // num_images
+            if steps <= 0:
+                yield _EqualSteps(index, position, 1, remaining)
+                return
+            starts = range(seen, seen + steps * num_images, num_images)
+            steps = bisect_right(starts, count, key=self._micro_batches)
+            yield _EqualSteps(index, position, steps, num_images)
+            position, index = position + steps * num_images, index + steps
 
     def _warmup_progress(self, images_seen: int) -> float:
         return min(images_seen / self.warmup_images, 1.0) if self.warmup_images else 1.0
 
-    def _sizes(self, images_seen: int, remaining: int) -> tuple[int, ...]:
+    def _micro_batches(self, images_seen: int) -> int:
+        """Micro-batches of a step that begins here, of an epoch that does not end."""
         full = self.micro_batches_per_step
         start = min(self.warmup_micro_batches, full)
-        count = max(1, round(start + (full - start) * self._warmup_progress(images_seen)))
-        wanted = min(count * self.batch_size_per_worker, self.images_per_step)
-        # An image left alone joins this step: BatchNorm over a single 1x1 map is not defined.
-        if remaining - wanted <= 1:
-            wanted = remaining
-        return _balanced(wanted, -(-wanted // self.batch_size_per_worker))
+        return max(1, round(start + (full - start) * self._warmup_progress(images_seen)))
 
 
 def _balanced(total: int, parts: int) -> tuple[int, ...]:

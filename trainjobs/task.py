@@ -38,6 +38,17 @@ class MicroBatch:
     """Whether this rank's gradients are complete, and so averaged over ranks, after it."""
 
 
+class TrainingOrders(Protocol):
+    """Which training image comes when; see `trainjobs.data.order.Orders`."""
+
+    num_images: int
+    """Images in the training split."""
+
+    def images(self, epoch: int, positions: Iterable[int]) -> list[int]:
+        """The images at these positions of an epoch's order."""
+        ...
+
+
 class Task(Protocol):
     """One kind of training: detection, classification."""
 
@@ -52,8 +63,8 @@ class Task(Protocol):
         ...
 
     @property
-    def num_training_images(self) -> int:
-        """Images in the training split."""
+    def orders(self) -> TrainingOrders:
+        """The training images, in the order of each epoch."""
         ...
 
     def build_model(self) -> nn.Module:

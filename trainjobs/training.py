@@ -53,7 +53,7 @@ def build_training(
         prepare_loader: makes a loader move its batches to the device.
     """
     optim = config.optim
-    plan = build_plan(config, num_images=task.num_training_images, world_size=world_size)
+    plan = build_plan(config, num_images=task.orders.num_images, world_size=world_size)
     network = task.build_model()
     record_batch_norm(network)
     model = prepare_model(network)
@@ -71,8 +71,8 @@ def build_training(
         logger.info("continuing after epoch %d, step %d", state.epoch, state.step)
     sampler = RankSampler(
         plan=plan,
+        orders=task.orders,
         rank=rank,
-        seed=config.seed,
         epochs=config.epochs,
         first_epoch=state.epoch,
         first_step=state.step,

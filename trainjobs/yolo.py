@@ -5,13 +5,13 @@ import sys
 from trainjobs.config import (
     AugmentConfig,
     DataConfig,
-    Demo,
     EvalConfig,
     LossConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
 )
+from trainjobs.demo import Demo
 from trainjobs.job import run_job
 
 DEMO = Demo(

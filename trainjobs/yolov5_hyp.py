@@ -31,7 +31,9 @@ SETTINGS = {
     "shear": "augment.shear",
     "flipud": "augment.flip_vertical",
     "fliplr": "augment.flip_horizontal",
+    "perspective": "augment.perspective",
     "mosaic": "augment.mosaic",
+    "mixup": "augment.mixup",
 }
 """Key of hyp.yaml -> path of the setting that means the same."""
 
@@ -39,8 +41,6 @@ WITHOUT_EFFECT: dict[str, float] = {
     "cls_pw": 1.0,
     "obj_pw": 1.0,
     "fl_gamma": 0.0,
-    "perspective": 0.0,
-    "mixup": 0.0,
     "copy_paste": 0.0,
 }
 """Keys that have no setting here -> the value with which YOLOv5, too, does nothing."""

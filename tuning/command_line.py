@@ -12,7 +12,8 @@ from cluster.config_io import load_yaml, parse_yaml
 from cluster.errors import ConfigError, RunError
 from cluster.storage import RunPaths
 from trainjobs.command_line import base_config, expanded, read_arguments
-from trainjobs.config import Demo, TrainConfig
+from trainjobs.config import TrainConfig
+from trainjobs.demo import Demo
 from trainjobs.locate import locate
 from tuning.config import SearchConfig
 from tuning.ledger import load_settings

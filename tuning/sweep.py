@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from cluster.command import SUCCESS
 from cluster.config import ResourceRequest
-from trainjobs.config import AugmentConfig, DataConfig, Demo
+from trainjobs.config import AugmentConfig, DataConfig
+from trainjobs.demo import Demo
 from trainjobs.job import exit_code
 from trainjobs.yolo import DEMO as YOLO_DEMO
 

@@ -25,8 +25,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-SAME_CURVE_TOLERANCE = 2e-4
-"""float32 gradients are summed in another order by one rank than by two; 10 steps amplify that."""
+SAME_CURVE_TOLERANCE = 1e-3
+"""float32 gradients are summed in another order by one rank than by two; 10 steps amplify that (seen: to
+3.4e-4; other images would make per cents). In float64 it is 1e-9: test_distributed.py."""
 
 
 def make_config(storage: Path, name: str, *, num_workers: int, epochs: int = 2) -> TrainConfig:

@@ -21,13 +21,19 @@ from cluster.errors import ServiceError
 from cluster.lease import LEASE, Holder, read_lease
 from cluster.storage import RunPaths
 from tests.fuzz import damaged, damages, quick, shapes
+from tests.labeled_images import NAMES as CLASSES
+from tests.labeled_images import coco_content, voc_text
 from trainjobs.checkpoint import (
     encode_weights,
     load_weights,
 )
 from trainjobs.config import TrainConfig
-from trainjobs.data.sources import list_split, read_data_yaml
-from trainjobs.data.yolo_layout import label_path, list_images, read_labels
+from trainjobs.data.coco_layout import open_coco
+from trainjobs.data.files import list_images
+from trainjobs.data.labels import SplitFiles
+from trainjobs.data.sources import read_data_yaml, source_files
+from trainjobs.data.voc_layout import read_annotation
+from trainjobs.data.yolo_layout import read_labels
 from trainjobs.run_folder import (
     CONFIG,
     METRICS,
@@ -62,6 +68,7 @@ constraints: ["images_per_step <= 256", "epochs * optim.accumulate < 1000"]
 DATA = "path: .\ntrain: images\nval: [images, list.txt]\nnames: {0: cat, 1: dog}\nnc: 2\n"
 HYP = "lr0: 0.01\nlrf: 0.1\nmomentum: 0.9\nfl_gamma: 1.5\nanchors: 3\nhsv_h: 0.015\n"
 POINTS = "points:\n- {optim.lr: 0.1, optim.name: sgd}\n- {model.name: yolov5n}\n"
+OBJECTS = {"1.jpg": [("cat", (1.0, 2.0, 30.0, 20.5)), ("owl", (0.0, 0.0, 40.0, 32.0))]}
 LABELS = "0 0.5 0.5 0.2 0.2\n1 0.1 0.1 0.9 0.1 0.9 0.9\n"
 
 
@@ -88,7 +95,23 @@ def read_points(file: Path) -> object:
 
 def read_data(file: Path) -> object:
     spec = read_data_yaml(file)
-    return [label_path(image) for split in spec.splits for image in list_split(spec, split)]
+    return [source_files(spec, split) for split in spec.splits]
+
+
+def read_coco(file: Path) -> object:
+    image = file.parent / "images" / "1.jpg"
+    files = SplitFiles(
+        images=[image],
+        folders=(image.parent,),
+        root=file.parent,
+        names=CLASSES,
+        annotations=file,
+    )
+    return open_coco(files).read(image, 32, 40)
+
+
+def read_voc(file: Path) -> object:
+    return read_annotation(file, file.parent / "images" / "1.jpg", (32, 40), CLASSES)
 
 
 def in_run(read: Callable[[RunPaths], object]) -> Read:
@@ -105,6 +128,8 @@ def good_files(folder: Path) -> dict[str, tuple[str, bytes, Read]]:
     ledger.add("random", {"optim.lr": 0.1}, 0).curve = {1: 0.5}
     ledger.save()
     holder = json.dumps({name: getattr(Holder.this_process(), name) for name in Holder.__slots__})
+    coco = coco_content("", OBJECTS)
+    coco["annotations"][0]["segmentation"] = [[1, 2, 30, 2, 30, 20.5]]
     weights = encode_weights(torch.nn.Linear(2, 2), {"model": "tiny"})
     config, sweep = dump_yaml(TrainConfig()), dump_yaml(SweepSettings(name="s", space={"a": 1}))
     return {
@@ -115,6 +140,8 @@ def good_files(folder: Path) -> dict[str, tuple[str, bytes, Read]]:
         "data": ("data.yaml", DATA.encode(), read_data),
         "list": ("list.txt", b"images/1.jpg\n./images/2.jpg\n", lambda f: list_images(f, f.parent)),
         "labels": ("labels.txt", LABELS.encode(), lambda f: read_labels(f, 2)),
+        "coco": ("coco.json", json.dumps(coco).encode(), read_coco),
+        "voc": ("1.xml", voc_text(OBJECTS["1.jpg"]).encode(), read_voc),
         "weights": ("w.safetensors", weights, load_weights),
         "saved config": (CONFIG, config.encode(), in_run(load_config)),
         "saved sweep": (SETTINGS, sweep.encode(), in_run(load_settings)),
@@ -127,9 +154,10 @@ def good_files(folder: Path) -> dict[str, tuple[str, bytes, Read]]:
 
 
 NAMES = ("config", "hyp", "space", "points", "data", "list", "labels", "weights", "saved config",
-         "saved sweep", "record", "result", "metrics", "trials", "lease")  # fmt: skip
+         "saved sweep", "record", "result", "metrics", "trials", "lease", "coco", "voc")  # fmt: skip
 YAML_NAMES = NAMES[:5] + NAMES[8:10]
-JSON_NAMES = ("record", "result", "trials", "lease")
+JSON_NAMES = ("record", "result", "trials", "lease", "coco")
+JSON_LISTS = ("trials", "images", "annotations", "categories")
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +216,8 @@ def test_yaml_with_values_of_any_shape_is_read_or_refused(
     file, content, read = good[name]
     tree = yaml.safe_load(content)
     odd_keys = st.integers() | st.text(max_size=3) | st.booleans() | st.none()
-    keys = st.sampled_from([*tree, "constraints", "when", "choice", "uniform"]) | odd_keys
+    known = [*tree, "constraints", "when", "choice", "uniform", "format", "annotations"]
+    keys = st.sampled_from(known) | odd_keys
     changes = data.draw(st.dictionaries(keys, shapes(keys), min_size=1, max_size=3))
     text = yaml.safe_dump({**tree, **changes}, allow_unicode=True)
     assert_read_or_refused(text.encode("utf-8", "surrogatepass"), run / file, read)
@@ -202,13 +231,11 @@ def test_json_with_values_of_any_shape_is_read_or_refused(
 ) -> None:
     file, content, read = good[name]
     tree = json.loads(content)
-    keys = st.sampled_from([*tree, *tree.get("trials", [{}])[0]]) | st.text(max_size=3)
+    places = [tree, *(tree[name][-1] for name in JSON_LISTS if name in tree)]
+    place = data.draw(st.sampled_from(places))
+    keys = st.sampled_from(list(place)) | st.text(max_size=3)
     changes = data.draw(st.dictionaries(keys, shapes(st.text(max_size=3)), min_size=1, max_size=2))
-    where = data.draw(st.sampled_from(["top", "trial"]))
-    if where == "trial" and "trials" in tree:
-        tree["trials"][1] |= changes
-    else:
-        tree |= changes
+    place |= changes
     assert_read_or_refused(json.dumps(tree).encode(), run / file, read)
 
 
@@ -235,6 +262,8 @@ HARMFUL_YAML = {
     "home of nobody": "path: ~nobody-here/x\ntrain: ~nobody-here/y\nval: a\nnames: [a]\n",
     "no name": f"path: {'a' * 5000}\ntrain: images\nval: images\nnames: [a]\n",
     "zero byte": 'path: "\\0"\ntrain: "\\0"\nval: "\\0"\nnames: [a]\n',
+    "coco of itself": "path: .\nformat: coco\ntrain: images\nval: images\nnames: [a]\n"
+    "annotations: {train: data.yaml, val: data.yaml, 1: data.yaml, test: ~nobody-here/x}\n",
     "device": "path: /dev\ntrain: zero\nval: zero\nnames: [a]\n",
 }
 

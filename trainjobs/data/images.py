@@ -20,6 +20,9 @@ RgbImage = NDArray[np.uint8]
 JPEG_REDUCTIONS = (8, 4, 2)
 """Factors by which a JPEG can be shrunk while it is decoded (libjpeg's scaled inverse DCT)."""
 
+JPEG_QUALITY = 95
+"""Of images that are shrunk when they are packed."""
+
 # OpenCV's own log lines on stderr would repeat, without a file name, what our errors say.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
@@ -62,7 +65,7 @@ def read_size(path: Path) -> tuple[int, int]:
     return stored if small == expected else (stored[1], stored[0])
 
 
-def decode_image(data: bytes, name: str, reduce: int = 1) -> RgbImage:
+def decode_image(data: bytes | memoryview, name: str, reduce: int = 1) -> RgbImage:
     """Decode an image file's bytes.
 
     Gray becomes three equal channels, 16-bit values are divided by 257, alpha is dropped, and the
@@ -78,7 +81,7 @@ def decode_image(data: bytes, name: str, reduce: int = 1) -> RgbImage:
     """
     if not data:
         raise DatasetError(name, "the file is empty (0 bytes)")
-    flags = _REDUCED[reduce] if reduce > 1 and data.startswith(_JPEG_MAGIC) else _FULL
+    flags = _REDUCED[reduce] if reduce > 1 and data[: len(_JPEG_MAGIC)] == _JPEG_MAGIC else _FULL
     try:
         pixels: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -90,6 +93,19 @@ def decode_image(data: bytes, name: str, reduce: int = 1) -> RgbImage:
     if pixels.dtype != np.uint8:
         raise DatasetError(name, f"has {pixels.dtype} channels; 8 or 16 bit integers are read")
     return pixels
+
+
+def shrink_image(data: bytes, name: str, height: int, width: int) -> bytes:
+    """An image file's bytes, averaged down to `height` x `width` px (upright) as a JPEG.
+
+    Raises:
+        DatasetError: as `decode_image`.
+    """
+    pixels = cv2.resize(decode_image(data, name), (width, height), interpolation=cv2.INTER_AREA)
+    bgr = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    assert done
+    return encoded.tobytes()
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -5,6 +5,7 @@ A `Batch` is a dict of tensors because `ray.train.torch.prepare_data_loader` mov
 normalized to the image.
 """
 
+import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,10 +19,13 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset
 
 from trainjobs.config import AugmentConfig
-from trainjobs.data.augment import execute, plan_letterbox
-from trainjobs.data.mosaic import plan_training_sample
+from trainjobs.data.augment import execute
+from trainjobs.data.decoded import DecodedWindow
+from trainjobs.data.mosaic import TrainingImages, plan_training_sample
+from trainjobs.data.order import Orders
+from trainjobs.data.sample_plan import ImageSource, plan_letterbox
 from trainjobs.data.sampler import SampleRef
-from trainjobs.data.schema import Split
+from trainjobs.data.shards import Split
 from trainjobs.step_plan import Step, StepPlan
 from trainjobs.task import Batch, MicroBatch
 
@@ -30,6 +34,10 @@ MAX_LOADER_WORKERS = 8
 """Upper end of `auto`, as in YOLOv5."""
 PREFETCH_PER_WORKER = 2
 """Batches each loading thread works ahead."""
+
+KEPT_WINDOWS = 2
+"""Decoded images that a rank keeps, in windows of mosaic partners: threads work on both sides of the
+border between two."""
 
 
 class Samples(Protocol):
@@ -45,6 +53,7 @@ class TrainingSamples:
     """Augmented training images, addressed by their place in the order."""
 
     split: Split
+    orders: Orders
     augment: AugmentConfig
     image_size: int
     seed: int
@@ -57,12 +66,24 @@ class TrainingSamples:
             epoch=ref.epoch,
             position=ref.position,
             index=ref.image,
-            sizes=self.split.sizes,
+            images=self._images(ref.epoch),
             image_size=self.image_size,
             config=self.augment,
             mosaic=ref.epoch < self.epochs - self.augment.close_mosaic,
         )
-        return execute(plan, self.split)
+        return execute(plan, self._source)
+
+    @functools.cached_property
+    def _source(self) -> ImageSource:
+        window = self.augment.mosaic_window
+        return DecodedWindow(self.split, KEPT_WINDOWS * window) if window else self.split
+
+    def _images(self, epoch: int) -> TrainingImages:
+        return TrainingImages(
+            size=self.split.size,
+            length=len(self.split),
+            at=functools.partial(self.orders.images, epoch),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +96,7 @@ class EvaluationSamples:
     def __getitem__(self, ref: tuple[int, int, int]) -> Sample:
         """Image (H, W, 3) uint8 and its labels (n, 5) [class, cx, cy, w, h] normalized."""
         index, height, width = ref
-        source_height, source_width = self.split.sizes[index].tolist()
+        source_height, source_width = self.split.size(index)
         plan = plan_letterbox(
             index,
             source_height,
@@ -89,9 +110,14 @@ class EvaluationSamples:
 
 def collate(samples: list[Sample]) -> Batch:
     """Samples of one shape -> a batch."""
-    images = np.ascontiguousarray(np.stack([image for image, _ in samples]).transpose(0, 3, 1, 2))
-    rows = [np.insert(labels, 0, i, axis=1) for i, (_, labels) in enumerate(samples)]
-    targets = np.concatenate(rows).astype(np.float32, copy=False)
+    height, width = samples[0][0].shape[:2]
+    images = np.empty((len(samples), 3, height, width), np.uint8)
+    for planes, (image, _) in zip(images, samples, strict=True):
+        planes[:] = image.transpose(2, 0, 1)
+    counts = [len(labels) for _, labels in samples]
+    targets = np.empty((sum(counts), 6), np.float32)
+    targets[:, 0] = np.repeat(np.arange(len(samples)), counts)
+    np.concatenate([labels for _, labels in samples], out=targets[:, 1:])
     return {"images": torch.from_numpy(images), "targets": torch.from_numpy(targets)}
 
 

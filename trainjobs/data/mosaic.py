@@ -4,21 +4,64 @@ A plan is a function of (seed, epoch, position in the epoch's order), so it does
 which rank or process makes the sample.
 """
 
-import math
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainjobs.config import AugmentConfig
-from trainjobs.data.augment import Matrix, Rect, SamplePlan, TilePlan
-
-MOSAIC_TILES = 4
-
-Placed = tuple[int, float, float, float]
-"""A source image on the canvas: its index, its scale, and where its left and top edges are in px."""
+from trainjobs.data.random_warp import Draw, Projection, compose, random_warp, uniform
+from trainjobs.data.sample_plan import (
+    NO_PERSPECTIVE,
+    ColorPlan,
+    PixelRect,
+    Rect,
+    SamplePlan,
+    TilePlan,
+    jpeg_reduction,
+)
+from trainjobs.data.snapping import can_snap, snap
 
 # Part of the random generator's counter, so that other users of the same key draw other numbers.
 _STREAM = 0x415547  # "AUG"
+_MAX_DRAWS = 160
+"""More than any sample needs: two mosaics of nine and their warps, colors and holes."""
+
+MIXUP_CONCENTRATION = 32.0
+"""Of the Beta distribution that a mixup's share is drawn from. Source: recipe.md, section 2."""
+BLUR_SIDES_PX = (3, 5, 7)
+MAX_CLAHE_LIMIT = 4.0
+HOLE_SIDES = (1 / 2, 1 / 4, 1 / 4, 1 / 8, 1 / 8, 1 / 8, 1 / 8)
+"""Largest side of each of a cutout's holes, as a fraction of the image side."""
+
+
+Size = Callable[[int], tuple[int, int]]
+"""Height and width in px of an image of the split."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingImages:
+    """The images of one epoch, and their order."""
+
+    size: Size
+    length: int
+    """Positions in the epoch's order."""
+    at: Callable[[Sequence[int]], list[int]]
+    """The images at some positions of the order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A source image on the canvas: its scale, its left and top edges and the cell it shows in."""
+
+    index: int
+    height: int
+    width: int
+    scale: float
+    left: float
+    top: float
+    cell: Rect
 
 
 def plan_training_sample(
@@ -27,7 +70,7 @@ def plan_training_sample(
     epoch: int,
     position: int,
     index: int,
-    sizes: NDArray[np.int32],
+    images: TrainingImages,
     image_size: int,
     config: AugmentConfig,
     mosaic: bool,
@@ -39,100 +82,191 @@ def plan_training_sample(
         epoch: Counted from 0.
         position: Of the image in the epoch's order.
         index: Of the image in the split.
-        sizes: (N, 2) height and width in px of the split's images.
+        images: Of this epoch.
         image_size: Side of the square output in px.
         config: Ranges and probabilities.
         mosaic: Whether mosaics are on in this epoch; `config.mosaic` is their probability.
 
-    Source: recipe.md, section 2, "Augment order". Mosaic partners come from the whole dataset, not
-        from a rank's shard.
+    Source: recipe.md, section 2, "Augment order". Mosaic partners come from a window of the order
+        (see `partner_window`), not from a rank's shard.
     """
     rng = np.random.Generator(
         np.random.Philox(key=[seed, epoch], counter=[0, 0, _STREAM, position])
     )
-    if mosaic and rng.random() < config.mosaic:
-        placed, canvas_side = _place_mosaic(rng, index, sizes, image_size), 2 * image_size
-    else:
-        placed, canvas_side = [_place_middle(index, sizes, image_size)], image_size
-    warp = _random_warp(rng, canvas_side, image_size, config)
+    draw: Draw = iter(rng.random(_MAX_DRAWS).tolist()).__next__
+    is_mosaic = mosaic and draw() < config.mosaic
+    place_all = functools.partial(_plan_tiles, draw, position, images, image_size, config)
+    tiles = place_all(index=index, is_mosaic=is_mosaic)
+    # What is off by default comes last: switching it on moves no number of what is on.
+    color = _random_color(draw, config)
+    holes = _random_holes(draw, image_size) if draw() < config.cutout else ()
+    mixed, share = None, 0.0
+    if is_mosaic and draw() < config.mixup:
+        (other,) = _partners(draw, position, images, config.mosaic_window, 1)
+        others = place_all(index=other, is_mosaic=True)
+        mixed = SamplePlan(height=image_size, width=image_size, tiles=others, is_augmented=True)
+        share = float(rng.beta(MIXUP_CONCENTRATION, MIXUP_CONCENTRATION))
     return SamplePlan(
         height=image_size,
         width=image_size,
-        tiles=tuple(_make_tile(tile, sizes, canvas_side, warp) for tile in placed),
-        hsv_gains=_random_hsv(rng, config),
+        tiles=tiles,
+        mixed=mixed,
+        mixed_share=share,
+        color=color,
+        holes=holes,
         is_augmented=True,
     )
 
 
-def _place_mosaic(
-    rng: np.random.Generator, index: int, sizes: NDArray[np.int32], image_size: int
-) -> list[Placed]:
-    """Four images, in random order, that meet in one corner."""
-    corner_x, corner_y = rng.uniform(image_size / 2, image_size * 3 / 2, 2)
-    partners = rng.integers(0, len(sizes), MOSAIC_TILES - 1)
-    members = rng.permutation([index, *partners]).tolist()
+def partner_window(position: int, length: int, window: int) -> range:
+    """The positions that the mosaic partners of one position come from.
+
+    They are an aligned block of the order, so they depend on no rank and no micro-batch. The last
+    block reaches back to be full. 0: all positions.
+    """
+    if not window:
+        return range(length)
+    start = min(position // window * window, max(length - window, 0))
+    return range(start, min(start + window, length))
+
+
+def _partners(
+    draw: Draw, position: int, images: TrainingImages, window: int, count: int
+) -> list[int]:
+    """Random images of the window round a position."""
+    positions = partner_window(position, images.length, window)
+    return images.at([positions[int(draw() * len(positions))] for _ in range(count)])
+
+
+def _plan_tiles(
+    draw: Draw,
+    position: int,
+    images: TrainingImages,
+    image_size: int,
+    config: AugmentConfig,
+    *,
+    index: int,
+    is_mosaic: bool,
+) -> tuple[TilePlan, ...]:
+    """An image, alone or among partners of a position, put through one random warp."""
+    if not is_mosaic:
+        placed = [_place_middle(index, images.size, image_size)]
+    else:
+        count = 9 if config.mosaic_nine and draw() < config.mosaic_nine else 4
+        members = _partners(draw, position, images, config.mosaic_window, count - 1)
+        members.insert(int(draw() * count), index)
+        place = _place_four if count == 4 else _place_nine
+        placed = place(draw, members, images.size, image_size)
+    canvas_side = 2 * image_size if is_mosaic else image_size
+    warp = random_warp(draw, canvas_side, image_size, config)
+    return tuple(_make_tile(tile, image_size, warp) for tile in placed)
+
+
+def _scaled(index: int, size: Size, image_size: int) -> tuple[int, int, float]:
+    """Height and width of an image in px, and the scale that makes its longest side fit."""
+    height, width = size(index)
+    return height, width, image_size / max(height, width)
+
+
+def _place_middle(index: int, size: Size, image_size: int) -> _Placed:
+    height, width, scale = _scaled(index, size, image_size)
+    left, top = (image_size - width * scale) / 2, (image_size - height * scale) / 2
+    return _Placed(index, height, width, scale, left, top, (0.0, 0.0, image_size, image_size))
+
+
+def _place_four(draw: Draw, members: Sequence[int], size: Size, image_size: int) -> list[_Placed]:
+    """Four images that meet in one corner."""
+    corner_x, corner_y = (uniform(draw, image_size / 2, image_size * 3 / 2) for _ in range(2))
+    side = 2.0 * image_size
     placed = []
-    for place, member in enumerate(members):
-        height, width = sizes[member].tolist()
-        scale = image_size / max(height, width)
+    for place, index in enumerate(members):
+        height, width, scale = _scaled(index, size, image_size)
         left = corner_x if place % 2 else corner_x - width * scale
         top = corner_y if place >= 2 else corner_y - height * scale
-        placed.append((member, scale, left, top))
+        placed.append(_Placed(index, height, width, scale, left, top, (0.0, 0.0, side, side)))
     return placed
 
 
-def _place_middle(index: int, sizes: NDArray[np.int32], image_size: int) -> Placed:
-    height, width = sizes[index].tolist()
-    scale = image_size / max(height, width)
-    return index, scale, (image_size - width * scale) / 2, (image_size - height * scale) / 2
+def _place_nine(draw: Draw, members: Sequence[int], size: Size, image_size: int) -> list[_Placed]:
+    """Nine images in rows of three that touch the edges of the middle one."""
+    side = 2.0 * image_size
+    height, width, scale = _scaled(members[4], size, image_size)
+    left, top = (uniform(draw, 0, image_size) for _ in range(2))
+    columns = (0.0, left, left + width * scale, side)
+    rows = (0.0, top, top + height * scale, side)
+    placed = []
+    for place, index in enumerate(members):
+        row, column = divmod(place, 3)
+        height, width, scale = _scaled(index, size, image_size)
+        x = columns[column] if column else columns[1] - width * scale
+        y = rows[row] if row else rows[1] - height * scale
+        cell = (
+            max(columns[column], 0.0),
+            max(rows[row], 0.0),
+            min(columns[column + 1], side),
+            min(rows[row + 1], side),
+        )
+        placed.append(_Placed(index, height, width, scale, x, y, cell))
+    return placed
 
 
-def _random_warp(
-    rng: np.random.Generator, canvas_side: int, image_size: int, config: AugmentConfig
-) -> NDArray[np.float64]:
-    """Map (3, 3) from the canvas to the output: rotation and zoom about the canvas' center, shear,
-    shift, flips."""
-    angle = math.radians(rng.uniform(-config.degrees, config.degrees))
-    zoom = rng.uniform(1 - config.scale, 1 + config.scale)
-    shears = np.tan(np.radians(rng.uniform(-config.shear, config.shear, 2)))
-    shift_x, shift_y = image_size * rng.uniform(0.5 - config.translate, 0.5 + config.translate, 2)
-    flip_x, flip_y = rng.random(2) < (config.flip_horizontal, config.flip_vertical)
-
-    center = np.array([[1, 0, -canvas_side / 2], [0, 1, -canvas_side / 2], [0, 0, 1]])
-    cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
-    rotate = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
-    shear = np.array([[1, shears[0], 0], [shears[1], 1, 0], [0, 0, 1]])
-    shift = np.array([[1, 0, shift_x], [0, 1, shift_y], [0, 0, 1]])
-    flip = np.eye(3)
-    if flip_x:
-        flip[0] = (-1, 0, image_size)
-    if flip_y:
-        flip[1] = (0, -1, image_size)
-    warp: NDArray[np.float64] = flip @ shift @ shear @ rotate @ center
-    return warp
-
-
-def _make_tile(
-    placed: Placed, sizes: NDArray[np.int32], canvas_side: int, warp: NDArray[np.float64]
-) -> TilePlan:
-    """A placed image put through the warp; it shows as far as it lies on the canvas."""
-    index, scale, left, top = placed
-    height, width = sizes[index].tolist()
-    place = np.array([[scale, 0, left], [0, scale, top], [0, 0, 1]])
+def _make_tile(placed: _Placed, image_size: int, warp: Projection) -> TilePlan:
+    """A placed image put through the warp; it shows as far as it lies in its cell."""
+    scale, left, top = placed.scale, placed.left, placed.top
+    x1, y1, x2, y2 = placed.cell
     rect: Rect = (
-        max(-left / scale, 0.0),
-        max(-top / scale, 0.0),
-        min((canvas_side - left) / scale, float(width)),
-        min((canvas_side - top) / scale, float(height)),
+        max((x1 - left) / scale, 0.0),
+        max((y1 - top) / scale, 0.0),
+        min((x2 - left) / scale, float(placed.width)),
+        min((y2 - top) / scale, float(placed.height)),
     )
-    first, second = (warp @ place)[:2].tolist()
-    matrix: Matrix = (tuple(first), tuple(second))
-    return TilePlan(index=index, height=height, width=width, matrix=matrix, source_rect=rect)
+    matrix, depth = compose(warp, scale, left, top)
+    reduce = jpeg_reduction(scale)
+    window: PixelRect = (0, 0, image_size, image_size)
+    crop = None
+    if depth == NO_PERSPECTIVE and can_snap(matrix, reduce):
+        matrix, window, crop = snap(
+            matrix,
+            rect,
+            height=placed.height,
+            width=placed.width,
+            reduce=reduce,
+            image_size=image_size,
+        )
+    return TilePlan(
+        index=placed.index,
+        height=placed.height,
+        width=placed.width,
+        reduce=reduce,
+        matrix=matrix,
+        depth=depth,
+        source_rect=rect,
+        window=window,
+        crop=crop,
+    )
 
 
-def _random_hsv(
-    rng: np.random.Generator, config: AugmentConfig
-) -> tuple[float, float, float] | None:
-    ranges = np.array([config.hsv_h, config.hsv_s, config.hsv_v])
-    hue, saturation, value = (1 + rng.uniform(-1, 1, 3) * ranges).tolist()
-    return (hue, saturation, value) if ranges.any() else None
+def _random_color(draw: Draw, config: AugmentConfig) -> ColorPlan:
+    hue, saturation, value = (
+        1 + uniform(draw, -limit, limit) for limit in (config.hsv_h, config.hsv_s, config.hsv_v)
+    )
+    blurs, grays, equalizes = draw() < config.blur, draw() < config.gray, draw() < config.clahe
+    side, limit = BLUR_SIDES_PX[int(draw() * len(BLUR_SIDES_PX))], uniform(draw, 1, MAX_CLAHE_LIMIT)
+    return ColorPlan(
+        blur_px=side if blurs else 0,
+        is_gray=grays,
+        clahe_limit=limit if equalizes else 0.0,
+        hsv_gains=(hue, saturation, value),
+    )
+
+
+def _random_holes(draw: Draw, image_size: int) -> tuple[PixelRect, ...]:
+    """Rectangles of which the larger are few, cut at the image's edges."""
+    holes = []
+    for largest in HOLE_SIDES:
+        width, height = (max(int(draw() * largest * image_size), 1) for _ in range(2))
+        x, y = (int(draw() * image_size) for _ in range(2))
+        x1, y1 = max(x - width // 2, 0), max(y - height // 2, 0)
+        x2, y2 = min(x1 + width, image_size), min(y1 + height, image_size)
+        holes.append((x1, y1, x2, y2))
+    return tuple(holes)

@@ -1,38 +1,44 @@
-"""A dataset made ready for training: scanned once per node into index files in a cache folder.
+"""A dataset made ready for training: packed shards, wherever they are.
 
-The cache is keyed by a fingerprint of the dataset's file names, sizes and times of change, so
-that an unchanged dataset is ready at once and a changed one is scanned anew.
+What is packed already is used as it is. A user's own files are packed once per node into a cache folder
+keyed by their names, sizes and times of change, so that an unchanged dataset is ready at once and a
+changed one is packed anew.
 """
 
 import csv
 import fcntl
-import hashlib
-import json
+import io
 import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cluster.errors import DatasetError
+from cluster.errors import DatasetError, StorageError
+from cluster.storage import RunPaths, is_uri
 from trainjobs.config import DataConfig
-from trainjobs.data.schema import SCHEMA_VERSION, ImageRecord, Split, write_split
-from trainjobs.data.shapes import SHAPES_VERSION, generate_shapes
-from trainjobs.data.sources import (
-    DatasetSpec,
-    QuarantineRow,
-    list_split,
-    load_split,
-    read_data_yaml,
+from trainjobs.data.cache import CachedShards, LocalShards
+from trainjobs.data.index import INDEX, DatasetIndex, dump_index, parse_index
+from trainjobs.data.packing import (
+    QUARANTINE,
+    build_index,
+    check_usable,
+    pack_shard,
+    pack_strays,
+    plan_shards,
+    quarantine_csv,
+    source_key,
 )
-from trainjobs.data.yolo_layout import label_path
+from trainjobs.data.scanning import QuarantineRow, open_split
+from trainjobs.data.shapes import SHAPES_VERSION, generate_shapes
+from trainjobs.data.shards import Split
+from trainjobs.data.sources import DatasetSpec, read_data_yaml
 
 logger = logging.getLogger(__name__)
 
 PREPARED_SPLITS = ("train", "val")
-
 ALLOWED_SKIPS = 10
 """So many unusable images in a split never stop a run, whatever their share."""
 
@@ -44,47 +50,106 @@ GENERATED_VAL_IMAGES = 200
 class Prepared:
     """A dataset ready for training."""
 
-    folder: Path
-    """Holds train.arrow, val.arrow, dataset.json and quarantine.csv."""
-    names: tuple[str, ...]
-    """Class names by class id."""
-    counts: dict[str, int]
-    """Usable images of each split."""
-    skipped: dict[str, int]
-    """Images of each split that were left out."""
-    num_background: int
-    """Images without objects, of all splits."""
-    fingerprint: str
-    """Identifies what the dataset holds, wherever it lies."""
+    location: str
+    """Folder or URI of the packed dataset."""
+    index: DatasetIndex
     quarantine: list[QuarantineRow]
     """Images and label rows that were left out."""
+    fetch: LocalShards | CachedShards = field(repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Class names by class id."""
+        return self.index.names
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies what the dataset holds, wherever it lies."""
+        return self.index.fingerprint
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Usable images of each split."""
+        return {split: entry.num_images for split, entry in self.index.splits.items()}
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """Images of each split that were left out."""
+        return {split: entry.num_skipped for split, entry in self.index.splits.items()}
 
     def open(self, split: str) -> Split:
         """The split `train` or `val`."""
-        return Split(self.folder / f"{split}.arrow")
+        return Split(self.index.splits[split], self.names, self.fetch)
 
 
 def prepare_dataset(source: str | None, cache: Path, data: DataConfig, seed: int) -> Prepared:
-    """Scan a dataset into the cache, unless that was done; safe to call on all ranks at once.
+    """Find a packed dataset, or pack one into the cache; safe to call on all ranks at once.
 
     Args:
-        source: A data.yaml or its folder; None: the generated dataset, made here.
-        cache: Folder on this node that this service may fill.
-        data: Size of the generated dataset, and how many bad images are too many.
-        seed: Of the generated dataset.
+        source: a packed dataset (its folder, index.json or URI), a data.yaml or its folder; None:
+            the generated dataset, made here.
+        cache: folder on this node that this service may fill.
+        data: size of the generated dataset, how many bad images are too many, room in the cache.
+        seed: of the generated dataset.
 
     Raises:
-        DatasetError: The dataset cannot be used; says which file and why.
-        ConfigError: The data.yaml is not YAML, or has a key twice.
+        DatasetError: the dataset cannot be used; says which file and why.
+        ConfigError: the data.yaml is not YAML, or has a key twice.
     """
-    cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / "prepare.lock"):
-        spec = read_data_yaml(Path(source) if source else _generate(cache, data, seed))
-        folder = cache / f"dataset-{_cache_key(spec)[:16]}"
-        _make_whole(folder, lambda new: _scan(spec, new))
-    prepared = _load(folder)
-    _check_skipped(prepared, spec, data.max_bad_fraction)
+    location = packed_location(source)
+    if location is None:
+        location = str(_pack_here(source, cache, data, seed))
+    room = round(data.cache_gib * 2**30)
+    remote = CachedShards(location, cache / "shards", room)
+    prepared = open_packed(location, remote if is_uri(location) else LocalShards(Path(location)))
+    for split in PREPARED_SPLITS:
+        if split not in prepared.index.splits:
+            raise DatasetError(f"{location}/{INDEX}", f"has no split {split!r}")
+    _check_skipped(prepared, source or location, data.max_bad_fraction)
     return prepared
+
+
+def packed_location(source: str | None) -> str | None:
+    """Folder or URI of a packed dataset; None if the source is not one.
+
+    Raises:
+        DatasetError: a URI holds no packed dataset, or does not answer.
+    """
+    if source is None:
+        return None
+    location = source.removesuffix(f"/{INDEX}")
+    if not is_uri(location):
+        return location if Path(location, INDEX).is_file() else None
+    try:
+        if RunPaths(location, "").exists(INDEX):
+            return location
+    except StorageError as error:
+        raise DatasetError(source, str(error)) from error
+    raise DatasetError(
+        source,
+        f"has no {INDEX}; at a URI a dataset is packed: `python -m trainjobs.pack SRC {source}`",
+    )
+
+
+def open_packed(location: str, fetch: LocalShards | CachedShards) -> Prepared:
+    """Read the index of a packed dataset and the list of what was left out of it.
+
+    Raises:
+        DatasetError: one of them cannot be read.
+    """
+    files = RunPaths(location, "")
+    try:
+        index = parse_index(files.read_text(INDEX), files.location(INDEX))
+        rows = csv.DictReader(io.StringIO(files.read_text(QUARANTINE)))
+        quarantine = [
+            QuarantineRow(row["file"], int(row["row"]) if row["row"] else None, row["reason"])
+            for row in rows
+        ]
+    except StorageError as error:
+        raise DatasetError(location, str(error)) from error
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        raise DatasetError(files.location(QUARANTINE), f"is damaged ({error!r})") from error
+    return Prepared(location=location, index=index, quarantine=quarantine, fetch=fetch)
 
 
 def log_summary(prepared: Prepared) -> None:
@@ -96,7 +161,7 @@ def log_summary(prepared: Prepared) -> None:
     logger.info(
         "dataset: %s images (%s without objects), %s classes: %s",
         sizes,
-        prepared.num_background,
+        sum(entry.num_background for entry in prepared.index.splits.values()),
         len(prepared.names),
         ", ".join(prepared.names[:10]) + (", ..." if len(prepared.names) > 10 else ""),
     )
@@ -107,10 +172,35 @@ def log_summary(prepared: Prepared) -> None:
             "left out %s images and %s label rows, all listed in %s; the first: %s: %s",
             num_images,
             len(prepared.quarantine) - num_images,
-            prepared.folder / "quarantine.csv",
+            RunPaths(prepared.location, "").location(QUARANTINE),
             first.file if first.row is None else f"{first.file}, row {first.row}",
             first.reason,
         )
+
+
+def _pack_here(source: str | None, cache: Path, data: DataConfig, seed: int) -> Path:
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / "prepare.lock"):
+        spec = read_data_yaml(Path(source) if source else _generate(cache, data, seed))
+        folder = cache / f"dataset-{source_key(spec, PREPARED_SPLITS)[:16]}"
+        _make_whole(folder, lambda new: _pack(spec, new))
+    return folder
+
+
+def _pack(spec: DatasetSpec, folder: Path) -> None:
+    sources = [open_split(spec, split) for split in PREPARED_SPLITS]
+    packed = []
+    for source in sources:
+        for plan in plan_shards(source.split, source.images):
+            file, shard = pack_shard(plan, source)
+            if file:
+                (folder / shard.entry.file).write_bytes(file)
+            packed.append(shard)
+        packed.append(pack_strays(source))
+    check_usable(sources, packed)
+    rows = [row for shard in packed for row in shard.quarantine]
+    (folder / QUARANTINE).write_text(quarantine_csv(rows), encoding="utf-8")
+    (folder / INDEX).write_text(dump_index(build_index(spec.names, packed)), encoding="utf-8")
 
 
 @contextmanager
@@ -144,82 +234,19 @@ def _generate(cache: Path, data: DataConfig, seed: int) -> Path:
     return folder
 
 
-def _cache_key(spec: DatasetSpec) -> str:
-    """Changes with every file on this node, whatever is in it."""
-    digest = hashlib.sha256()
-    digest.update(repr((SCHEMA_VERSION, spec.root, spec.names, spec.splits)).encode())
+def is_too_bad(num_skipped: int, num_images: int, max_bad_fraction: float) -> bool:
+    """Whether a split of so many images, unusable ones counted, has too many of these for a run."""
+    return num_skipped > ALLOWED_SKIPS and num_skipped > max_bad_fraction * num_images
+
+
+def _check_skipped(prepared: Prepared, source: str, max_bad_fraction: float) -> None:
     for split in PREPARED_SPLITS:
-        for image in list_split(spec, split):
-            for file in (image, label_path(image)):
-                digest.update(repr((str(file), _stamp(file))).encode())
-    return digest.hexdigest()
-
-
-def _stamp(file: Path) -> tuple[int, int] | None:
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
-
-
-def _add_identity(digest: "hashlib._Hash", spec: DatasetSpec, records: list[ImageRecord]) -> None:
-    """Count a split in: what it holds, wherever and whenever it was copied."""
-    for record in records:
-        image = spec.root / record.id
-        name = image.name if Path(record.id).is_absolute() else record.id
-        facts = (name, image.stat().st_size, record.height, record.width, record.classes)
-        digest.update(repr((*facts, record.boxes_cxcywh_norm)).encode())
-
-
-def _scan(spec: DatasetSpec, folder: Path) -> None:
-    identity = hashlib.sha256(repr(spec.names).encode())
-    quarantine: list[QuarantineRow] = []
-    counts, skipped, num_background = {}, {}, 0
-    for split in PREPARED_SPLITS:
-        scanned = load_split(spec, split)
-        write_split(folder / f"{split}.arrow", scanned.records, root=spec.root, names=spec.names)
-        identity.update(split.encode())
-        _add_identity(identity, spec, scanned.records)
-        counts[split], skipped[split] = len(scanned.records), scanned.num_skipped
-        num_background += sum(not record.classes for record in scanned.records)
-        quarantine += scanned.quarantine
-    with (folder / "quarantine.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(("file", "row", "reason"))
-        writer.writerows(astuple(row) for row in quarantine)
-    summary = {
-        "root": str(spec.root),
-        "names": spec.names,
-        "counts": counts,
-        "skipped": skipped,
-        "num_background": num_background,
-        "fingerprint": identity.hexdigest(),
-        "quarantine": [asdict(row) for row in quarantine],
-    }
-    (folder / "dataset.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
-
-
-def _load(folder: Path) -> Prepared:
-    summary = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-    return Prepared(
-        folder=folder,
-        names=tuple(summary["names"]),
-        counts=summary["counts"],
-        skipped=summary["skipped"],
-        num_background=summary["num_background"],
-        fingerprint=summary["fingerprint"],
-        quarantine=[QuarantineRow(**row) for row in summary["quarantine"]],
-    )
-
-
-def _check_skipped(prepared: Prepared, spec: DatasetSpec, max_bad_fraction: float) -> None:
-    for split, bad in prepared.skipped.items():
+        bad = prepared.skipped[split]
         total = bad + prepared.counts[split]
-        if bad > ALLOWED_SKIPS and bad > max_bad_fraction * total:
+        if is_too_bad(bad, total, max_bad_fraction):
             raise DatasetError(
-                str(spec.file),
+                source,
                 f"{split}: {bad} of {total} images cannot be used, more than "
                 f"data.max_bad_fraction ({max_bad_fraction:g}) allows; they are listed in "
-                f"{prepared.folder / 'quarantine.csv'}",
+                f"{RunPaths(prepared.location, '').location(QUARANTINE)}",
             )

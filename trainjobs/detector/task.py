@@ -8,17 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from cluster.errors import CheckpointError, ConfigError
 from trainjobs.checkpoint import load_weights
 from trainjobs.config import TrainConfig
-from trainjobs.data.augment import eval_shapes
+from trainjobs.data.class_weights import rare_class_weights
 from trainjobs.data.loader import EvaluationSamples, TrainingSamples, build_loader, gray_batch
+from trainjobs.data.order import Orders
 from trainjobs.data.prepare import Prepared
-from trainjobs.data.schema import Split
+from trainjobs.data.sample_plan import eval_shapes
+from trainjobs.data.shards import Split
 from trainjobs.detector.loss import LOSS_NAMES, DetectionLoss
 from trainjobs.detector.model import YOLOv5, build_yolov5, check_model_name, max_stride
 from trainjobs.detector.postprocess import decode, non_max_suppression
@@ -63,10 +67,17 @@ class DetectionTask:
         self.val: Split = data.open("val")
         self.last: Evaluation | None = None
 
-    @property
-    def num_training_images(self) -> int:
-        """Images in the training split."""
-        return len(self.train)
+    @functools.cached_property
+    def orders(self) -> Orders:
+        """Of the training split."""
+        settings = self.config.data
+        return Orders(
+            np.array(self.train.shard_sizes),
+            seed=self.config.seed,
+            batch_size=self.config.batch_size_per_worker,
+            shuffle_shards=settings.shuffle_shards,
+            weights=class_weights(self.train) if settings.image_weights else None,
+        )
 
     def build_model(self) -> nn.Module:
         """YOLOv5 from the run's seed, or from `model.weights`; equal on every rank."""
@@ -85,6 +96,7 @@ class DetectionTask:
         """Augmented images by (epoch, position, image)."""
         samples = TrainingSamples(
             split=self.train,
+            orders=self.orders,
             augment=self.config.augment,
             image_size=self.config.data.image_size,
             seed=self.config.seed,
@@ -176,6 +188,12 @@ class DetectionTask:
 def _to_float(images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 -> float32 in [0, 1], channels last."""
     return images.to(memory_format=torch.channels_last).float() / 255
+
+
+def class_weights(split: Split) -> NDArray[np.float64]:
+    """(N,) how often each image is to be drawn, by how rare its classes are."""
+    classes = [split.labels(index)[0] for index in range(len(split))]
+    return rare_class_weights(np.concatenate(classes), np.array([len(found) for found in classes]))
 
 
 def load_into(model: nn.Module, path: Path) -> None:

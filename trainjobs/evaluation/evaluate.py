@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainjobs.boxes import cxcywh_to_xyxy
-from trainjobs.data.augment import plan_letterbox
-from trainjobs.data.schema import Split
+from trainjobs.data.sample_plan import plan_letterbox
+from trainjobs.data.shards import Split
 from trainjobs.distributed import broadcast_object, gather_lists
 from trainjobs.evaluation.coco import coco_map
 from trainjobs.evaluation.detections import Detections, Truth
@@ -53,7 +53,7 @@ def evaluate_detector(
     found: list[Detections] = []
     for (indices, shape), batch in zip(mine, batches, strict=True):
         for index, rows in zip(indices, detect(batch["images"]), strict=True):
-            size = split.sizes[index].tolist()
+            size = split.size(index)
             found.append(
                 original_detections(index, rows.cpu().numpy(), size, shape, image_size=image_size)
             )
@@ -83,7 +83,7 @@ def split_truths(split: Split) -> list[Truth]:
     """Every labeled box of a split, in original pixels."""
     truths = []
     for index in range(len(split)):
-        height, width = (int(side) for side in split.sizes[index])
+        height, width = split.size(index)
         classes, boxes = split.labels(index)
         scale = np.array([width, height, width, height], dtype=np.float32)
         corners = cxcywh_to_xyxy(torch.from_numpy(np.array(boxes))).numpy() * scale

@@ -1,18 +1,21 @@
+"""Plans put into effect: pixels and boxes agree."""
+
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
 
 from trainjobs.config import AugmentConfig
-from trainjobs.data.augment import (
-    FILL,
+from trainjobs.data.augment import FILL, execute
+from trainjobs.data.images import decode_image
+from trainjobs.data.mosaic import TrainingImages, plan_training_sample
+from trainjobs.data.sample_plan import (
     SamplePlan,
     TilePlan,
     eval_shapes,
-    execute,
     plan_letterbox,
 )
-from trainjobs.data.images import decode_image
-from trainjobs.data.mosaic import plan_training_sample
 
 STILL = AugmentConfig(translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, flip_horizontal=0)
 """Every random change off but the mosaic."""
@@ -47,18 +50,28 @@ def flat(height: int, width: int, level: int) -> np.ndarray:
 
 def one_tile(matrix: tuple, size: int = 100, rect: tuple | None = None, **options) -> SamplePlan:
     tile = TilePlan(
-        index=0, height=100, width=100, matrix=matrix, source_rect=rect or (0.0, 0.0, 100.0, 100.0)
+        index=0,
+        height=100,
+        width=100,
+        matrix=matrix,
+        source_rect=rect or (0.0, 0.0, 100.0, 100.0),
+        window=(0, 0, size, size),
     )
     return SamplePlan(height=size, width=size, tiles=(tile,), **options)
 
 
 def plan(source: Images, position: int, config: AugmentConfig, size: int, **options) -> SamplePlan:
+    count = len(source.sizes)
     return plan_training_sample(
         seed=0,
         epoch=0,
         position=position,
-        index=position % len(source.sizes),
-        sizes=source.sizes,
+        index=position % count,
+        images=TrainingImages(
+            size=lambda image: tuple(source.sizes[image].tolist()),
+            length=1000,
+            at=lambda places: [place % count for place in places],
+        ),
         image_size=size,
         config=config,
         mosaic=options.get("mosaic", True),
@@ -113,6 +126,20 @@ def test_a_reduced_jpeg_gives_the_picture_of_the_full_one() -> None:
     assert np.abs(full.astype(int) - reduced).max() <= 3  # JPEG's loss; half a px would be 15
 
 
+@pytest.mark.parametrize("degrees", [0, 10])
+def test_a_reduced_jpeg_gives_the_training_sample_of_the_full_one(degrees: float) -> None:
+    y, x = np.mgrid[:241, :322]
+    waves = 127 + 60 * np.sin(x / 25) + 60 * np.cos(y / 18)
+    pixels = np.repeat(waves[..., None], 3, axis=2).astype(np.uint8)
+    config = AugmentConfig(degrees=degrees, hsv_h=0, hsv_s=0, hsv_v=0)
+    sample = plan(Images([pixels], [[]]), 1, config, 64)
+    assert {tile.reduce for tile in sample.tiles} == {4}
+    full, _ = execute(sample, Images([pixels], [[]]))
+    reduced, _ = execute(sample, Jpegs([pixels], [[]]))
+    # Averaging 4 x 4 px first; two images that meet within a px differ by up to 240.
+    assert np.quantile(np.abs(full.astype(int) - reduced), 0.98) <= 6
+
+
 def test_mosaic_tiles_meet_without_gap_or_mixture() -> None:
     levels = [10, 60, 160, 220]
     source = Images([flat(64, 64, level) for level in levels], [[]] * 4)
@@ -145,9 +172,12 @@ def make_marked(height: int, width: int) -> Images:
 
 
 @pytest.mark.parametrize("position", range(12))
-def test_pixels_and_boxes_go_to_the_same_place(position: int) -> None:
+@pytest.mark.parametrize(
+    "warp", [{}, {"degrees": 20, "shear": 5}, {"degrees": 10, "perspective": 0.002}]
+)
+def test_pixels_and_boxes_go_to_the_same_place(warp: dict[str, float], position: int) -> None:
     source = make_marked(180, 240)
-    config = AugmentConfig(degrees=20, shear=5, flip_vertical=0.5, hsv_h=0, hsv_s=0, hsv_v=0)
+    config = AugmentConfig(flip_vertical=0.5, hsv_h=0, hsv_s=0, hsv_v=0, **warp)
     sample = plan(source, position, config, 128, mosaic=False)
     image, labels = execute(sample, source)
     y, x = np.nonzero(image[..., 0] > 127 + FILL // 2)
@@ -158,6 +188,22 @@ def test_pixels_and_boxes_go_to_the_same_place(position: int) -> None:
     found = [x.min(), y.min(), x.max() + 1, y.max() + 1]
     # A rotated rectangle is thinnest at the corners that touch its box.
     assert np.allclose(found, [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], atol=2.5)
+
+
+@pytest.mark.parametrize("nine", [0, 1])
+@pytest.mark.parametrize("position", range(6))
+def test_a_mosaics_bright_places_are_its_boxes(position: int, nine: float) -> None:
+    source = make_marked(180, 240)
+    config = AugmentConfig(mosaic_nine=nine, hsv_h=0, hsv_s=0, hsv_v=0)
+    image, labels = execute(plan(source, position, config, 256), source)
+    boxes = np.zeros((256, 256), bool)
+    for x, y, w, h in labels[:, 1:] * 256:
+        x1, y1, x2, y2 = np.rint([x - w / 2, y - h / 2, x + w / 2, y + h / 2]).astype(int)
+        boxes[y1:y2, x1:x2] = True
+    bright = image[..., 0] > (255 + FILL) / 2
+    # Small rests of a box keep no label; edges are blurred by a px or two.
+    assert len(labels) > 0
+    assert not (boxes & ~cv2.dilate(bright.astype(np.uint8), np.ones((5, 5))).astype(bool)).any()
 
 
 @pytest.mark.parametrize("mosaic", [True, False])
@@ -181,6 +227,12 @@ def test_boxes_are_cut_at_the_tile_and_at_the_output() -> None:
     assert np.allclose(execute(shifted, source)[1], [[0, 0.75, 0.5, 0.5, 0.8]])
     cut = one_tile(((1, 0, 0), (0, 1, 0)), rect=(0.0, 0.0, 100.0, 50.0))
     assert np.allclose(execute(cut, source)[1], [[0, 0.5, 0.3, 0.8, 0.4]])
+
+
+def test_a_box_beside_the_part_that_shows_is_dropped_however_it_is_turned() -> None:
+    source = Images([flat(100, 100, 0)], [[[0.8, 0.5, 0.2, 0.8]]])
+    turned = one_tile(((0.7, 0.7, 0), (-0.7, 0.7, 50)), rect=(0.0, 0.0, 50.0, 100.0))
+    assert len(execute(turned, source)[1]) == 0
 
 
 @pytest.mark.parametrize(
@@ -217,17 +269,28 @@ def test_labels_stay_within_the_image() -> None:
         assert (labels[:, 1:3] + labels[:, 3:] / 2 <= 1 + 1e-6).all()
 
 
+def test_a_mixup_averages_pixels_and_keeps_the_boxes_of_both() -> None:
+    source = Images([flat(100, 100, 200), flat(100, 100, 100)], [[[0.5, 0.5, 0.5, 0.5]]] * 2)
+    one = one_tile(((1, 0, 0), (0, 1, 0)))
+    tile = dataclasses.replace(one.tiles[0], index=1)
+    other = dataclasses.replace(one, tiles=(tile,))
+    image, labels = execute(dataclasses.replace(one, mixed=other, mixed_share=0.25), source)
+    assert (image == 175).all()
+    assert len(labels) == 2
+
+
+@pytest.mark.parametrize(("hole_px", "is_kept"), [(29, True), (31, False)])
+def test_a_box_mostly_under_a_hole_is_dropped(hole_px: int, is_kept: bool) -> None:
+    source = Images([flat(100, 100, 9)], [[[0.25, 0.25, 0.5, 0.5]]])
+    holed = one_tile(((1, 0, 0), (0, 1, 0)), holes=((0, 0, hole_px, 100),))
+    image, labels = execute(holed, source)
+    assert (image[:, :hole_px] == FILL).all() and (image[:, hole_px:] == 9).all()
+    assert len(labels) == is_kept  # 58 and 62 % of the box
+
+
 def test_background_images_give_no_labels_but_the_right_shape() -> None:
     source = Images([flat(40, 40, 0)], [[]])
     assert execute(plan(source, 0, AugmentConfig(), 32), source)[1].shape == (0, 5)
-
-
-def test_hsv_gains_of_one_change_little_and_value_scales_brightness() -> None:
-    pixels = flat(100, 100, 100)
-    still = one_tile(((1, 0, 0), (0, 1, 0)), hsv_gains=(1.0, 1.0, 1.0))
-    assert (execute(still, Images([pixels], [[]]))[0] == 100).all()
-    darker = one_tile(((1, 0, 0), (0, 1, 0)), hsv_gains=(1.0, 1.0, 0.5))
-    assert (execute(darker, Images([pixels], [[]]))[0] == 50).all()
 
 
 def test_batches_of_evaluation_have_every_image_once_and_fit_the_stride() -> None:

@@ -8,7 +8,8 @@ from cluster.config_io import dump_yaml, leaf_paths, value_at
 from cluster.errors import ConfigError
 from tests.builders import make_config
 from trainjobs.command_line import ALIASES, NOT_HERE, Command, parse
-from trainjobs.config import Demo, TrainConfig
+from trainjobs.config import TrainConfig
+from trainjobs.demo import Demo
 
 # Differs from the defaults in what no other source below sets, too.
 DEMO = Demo(config=make_config({"epochs": 3, "seed": 9, "optim.lr": 0.5}), note="a demo")
@@ -57,6 +58,12 @@ def test_a_flag_or_its_short_form_reaches_its_setting(
 @pytest.mark.parametrize("argv", ["--image_size 320", "--data.image_size 320", "--img=320"])
 def test_underscores_are_as_good_as_dashes(argv: str) -> None:
     assert read(*argv.split()).data.image_size == 320
+
+
+def test_yolov5s_image_weights_is_a_switch() -> None:
+    assert not read().data.image_weights
+    assert read("--image-weights").data.image_weights
+    assert read("--data.image-weights").data.image_weights
 
 
 def test_a_number_of_workers_fits_what_resources_reads() -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from cluster.errors import ConfigError, DatasetError
+from tests.builders import scan_split
 from trainjobs.data.shapes import generate_shapes
-from trainjobs.data.sources import list_split, load_split, read_data_yaml
+from trainjobs.data.sources import list_split, read_data_yaml
 from trainjobs.data.yolo_layout import label_path
 
 GOOD_ROW = "1 0.5 0.5 0.2 0.2\n"
@@ -90,7 +91,10 @@ def test_labels_lie_where_the_last_images_folder_becomes_labels() -> None:
         ("val: images/val\nnames: [a]\n", "no key 'train'"),
         ("train: 3\nval: images/val\nnames: [a]\n", "train must be a folder"),
         ("train: images/trian\nval: images/val\nnames: [a]\n", r"folder or file: /.*images/trian"),
-        ("train: images\nval: images/val\nnames: [a]\nformat: coco\n", "format must be yolo"),
+        (
+            "train: images\nval: images/val\nnames: [a]\nformat: kitti\n",
+            "format must be yolo or coco",
+        ),
     ],
 )
 def test_a_wrong_data_yaml_is_named_with_what_is_wrong(
@@ -126,13 +130,13 @@ def test_a_source_that_does_not_exist_is_named_in_full(tmp_path: Path) -> None:
 def test_a_class_that_has_no_name_stops_with_file_and_row(dataset: Path, class_id: str) -> None:
     first_label(dataset).write_text(f"{GOOD_ROW}{class_id} 0.5 0.5 0.2 0.2\n")
     with pytest.raises(DatasetError, match=r"000000\.txt, row 2: class .* 4 names") as caught:
-        load_split(read_data_yaml(dataset), "train")
+        scan_split(dataset, "train")
     assert (caught.value.path, caught.value.row) == (str(first_label(dataset)), 2)
 
 
 def test_a_class_written_as_a_whole_float_is_read(dataset: Path) -> None:
     first_label(dataset).write_text("2.0 0.5 0.5 0.2 0.2\n")
-    assert load_split(read_data_yaml(dataset), "train").records[0].classes == [2]
+    assert scan_split(dataset, "train").records[0].classes == [2]
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ def test_a_bad_row_leaves_its_image_out_with_file_and_row(
     dataset: Path, row: str, reason: str
 ) -> None:
     first_label(dataset).write_text(f"{GOOD_ROW}\n{row}\n")  # row 2 is blank
-    scanned = load_split(read_data_yaml(dataset), "train")
+    scanned = scan_split(dataset, "train")
     assert [record.id for record in scanned.records] == [
         "images/train/000001.jpg",
         "images/train/000002.jpg",
@@ -165,7 +169,7 @@ def test_a_bad_row_leaves_its_image_out_with_file_and_row(
 
 def test_labels_that_are_no_text_leave_their_image_out(dataset: Path) -> None:
     first_label(dataset).write_bytes(b"\xff\xfe\x00")
-    (left_out,) = load_split(read_data_yaml(dataset), "train").quarantine
+    (left_out,) = scan_split(dataset, "train").quarantine
     assert "UTF-8" in left_out.reason
 
 
@@ -190,7 +194,7 @@ def test_an_image_that_cannot_be_read_is_left_out(
     (dataset / "train.txt").write_text(images)
     write_yaml(dataset, "train: train.txt\nval: images/val\nnc: 4\n")
     damage(first_image(dataset))
-    scanned = load_split(read_data_yaml(dataset), "train")
+    scanned = scan_split(dataset, "train")
     assert len(scanned.records) == 2
     assert [(row.file, row.row) for row in scanned.quarantine] == [
         ("images/train/000000.jpg", None)
@@ -199,14 +203,14 @@ def test_an_image_that_cannot_be_read_is_left_out(
 
 def test_an_image_whose_name_is_not_utf8_is_left_out(dataset: Path) -> None:
     os.rename(first_image(dataset), os.fsencode(first_image(dataset).parent) + b"/\xff.jpg")  # noqa: PTH104 - bytes
-    (left_out,) = load_split(read_data_yaml(dataset), "train").quarantine
+    (left_out,) = scan_split(dataset, "train").quarantine
     assert "not UTF-8" in left_out.reason
     assert left_out.file.isascii()
 
 
 def test_rows_without_area_and_repeated_rows_are_dropped(dataset: Path) -> None:
     first_label(dataset).write_text(f"{GOOD_ROW}0 0.5 0.5 0 0.2\n{GOOD_ROW}0 0.5 0.5 0.2 0.2\n")
-    scanned = load_split(read_data_yaml(dataset), "train")
+    scanned = scan_split(dataset, "train")
     assert scanned.records[0].classes == [1, 0]
     assert scanned.num_skipped == 0
     assert [(row.row, row.reason) for row in scanned.quarantine] == [
@@ -217,39 +221,46 @@ def test_rows_without_area_and_repeated_rows_are_dropped(dataset: Path) -> None:
 
 def test_a_polygon_becomes_the_box_round_it(dataset: Path) -> None:
     first_label(dataset).write_text("3 0.25 0.5 0.75 0.25 0.5 1.0\n")
-    record = load_split(read_data_yaml(dataset), "train").records[0]
+    record = scan_split(dataset, "train").records[0]
     assert record.classes == [3]
     assert np.allclose(record.boxes_cxcywh_norm, [(0.5, 0.625, 0.5, 0.75)])
 
 
+def test_a_polygon_is_kept_beside_its_box(dataset: Path) -> None:
+    first_label(dataset).write_text(f"3 0.25 0.5 0.75 0.25 0.5 1.0\n{GOOD_ROW}")
+    first, second, _ = scan_split(dataset, "train").records
+    assert first.polygons_norm == [[0.25, 0.5, 0.75, 0.25, 0.5, 1.0], []]
+    assert second.polygons_norm == []
+
+
 def test_an_image_without_labels_is_background(dataset: Path) -> None:
     first_label(dataset).unlink()
-    scanned = load_split(read_data_yaml(dataset), "train")
+    scanned = scan_split(dataset, "train")
     assert (len(scanned.records), scanned.records[0].classes) == (3, [])
     assert scanned.quarantine == []
 
 
 def test_labels_without_an_image_are_ignored(dataset: Path) -> None:
     first_image(dataset).unlink()
-    assert len(load_split(read_data_yaml(dataset), "train").records) == 2
+    assert len(scan_split(dataset, "train").records) == 2
 
 
 def test_a_split_in_which_no_image_has_labels_is_an_error(dataset: Path) -> None:
     for file in (dataset / "labels" / "train").iterdir():
         file.unlink()
     with pytest.raises(DatasetError, match=r"train: none of 3 images.*labels/train/000000\.txt"):
-        load_split(read_data_yaml(dataset), "train")
+        scan_split(dataset, "train")
 
 
 def test_a_split_without_a_usable_image_is_an_error(dataset: Path) -> None:
     for file in (dataset / "images" / "val").iterdir():
         file.write_bytes(b"")
     with pytest.raises(DatasetError, match=r"val: none of 2 images can be used; .*0 bytes"):
-        load_split(read_data_yaml(dataset), "val")
+        scan_split(dataset, "val")
 
 
 def test_an_empty_folder_is_an_error(dataset: Path) -> None:
     (dataset / "images" / "none").mkdir()
     write_yaml(dataset, "train: images/none\nval: images/val\nnc: 4\n")
     with pytest.raises(DatasetError, match=r"images/none: names no image"):
-        load_split(read_data_yaml(dataset), "train")
+        scan_split(dataset, "train")

@@ -1,4 +1,3 @@
-import struct
 from pathlib import Path
 
 import cv2
@@ -6,6 +5,7 @@ import numpy as np
 import pytest
 
 from cluster.errors import DatasetError
+from tests.labeled_images import with_exif
 from trainjobs.data.images import decode_image, read_image, read_size
 
 
@@ -22,14 +22,6 @@ def make_ramp(height: int, width: int) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     channels = [200 * y / height, 200 * x / width, 100 + 50 * x / width]
     return np.stack(channels, axis=-1).astype(np.uint8)
-
-
-def with_exif(jpeg: bytes, orientation: int) -> bytes:
-    """Put an EXIF segment with one entry, the orientation (tag 0x0112), after the JPEG's start."""
-    entry = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
-    tiff = b"MM\0*" + struct.pack(">IH", 8, 1) + entry + struct.pack(">I", 0)
-    segment = b"Exif\0\0" + tiff
-    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
 
 
 def test_color_comes_as_rgb() -> None:

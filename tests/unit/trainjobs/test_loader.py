@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.builders import CPU, TinySamples, make_plan
+from tests.builders import CPU, TinySamples, make_orders, make_plan, make_split
 from trainjobs.config import AugmentConfig
 from trainjobs.data.loader import (
     BatchStream,
@@ -24,7 +24,8 @@ from trainjobs.data.loader import (
     resolve_loader_workers,
 )
 from trainjobs.data.sampler import RankSampler, SampleRef
-from trainjobs.data.schema import ImageRecord, Split, write_split
+from trainjobs.data.schema import ImageRecord
+from trainjobs.data.shards import Split
 from trainjobs.step_plan import StepPlan
 from trainjobs.task import Batch
 
@@ -119,7 +120,7 @@ def test_auto_shares_the_cpus_of_a_node_up_to_eight_threads_a_rank(
 def make_training_loader(plan: StepPlan, rank: int) -> TrainingLoader:
     batches = build_loader(
         TinySamples(),
-        RankSampler(plan=plan, rank=rank, seed=0, epochs=1),
+        RankSampler(plan=plan, orders=make_orders(plan.num_images), rank=rank, epochs=1),
         workers=0,
         pin_memory=False,
     )
@@ -150,12 +151,12 @@ def test_a_stream_out_of_step_with_the_plan_is_noticed() -> None:
         list(make_training_loader(make_plan(), rank=0).mine(first))
 
 
-def make_split(folder: Path) -> Split:
+def make_noise(folder: Path) -> Split:
     """Four noise images of 48 x 64 px with a box each."""
-    records = []
+    records, images = [], []
     for number in range(4):
         pixels = np.random.default_rng(number).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+        images.append(cv2.imencode(".png", pixels)[1].tobytes())
         records.append(
             ImageRecord(
                 id=f"{number}.png",
@@ -165,17 +166,19 @@ def make_split(folder: Path) -> Split:
                 boxes_cxcywh_norm=[(0.5, 0.5, 0.5, 0.5)],
             )
         )
-    write_split(folder / "train.arrow", records, root=folder, names=list("abcd"))
-    return Split(folder / "train.arrow")
+    return make_split(folder, records, images, names="abcd")
 
 
 def make_training_samples(split: Split, close_mosaic: int = 1) -> TrainingSamples:
     augment = AugmentConfig(close_mosaic=close_mosaic, scale=0, translate=0)
-    return TrainingSamples(split=split, augment=augment, image_size=64, seed=0, epochs=3)
+    orders = make_orders(len(split))
+    return TrainingSamples(
+        split=split, orders=orders, augment=augment, image_size=64, seed=0, epochs=3
+    )
 
 
 def test_a_training_sample_is_a_function_of_its_reference(tmp_path: Path) -> None:
-    ref, split = SampleRef(1, 2, 3), make_split(tmp_path)
+    ref, split = SampleRef(1, 2, 3), make_noise(tmp_path)
     image, labels = make_training_samples(split)[ref]
     again, same = make_training_samples(split)[ref]
     assert image.shape == (64, 64, 3) and labels.shape[1] == 5
@@ -184,16 +187,16 @@ def test_a_training_sample_is_a_function_of_its_reference(tmp_path: Path) -> Non
 
 
 def test_the_last_epochs_are_without_mosaic(tmp_path: Path) -> None:
-    samples = make_training_samples(make_split(tmp_path), close_mosaic=1)
+    samples = make_training_samples(make_noise(tmp_path), close_mosaic=1)
     # Without mosaic, shift and zoom, one box a quarter of its image stays; its class is the image.
-    alone = [samples[SampleRef(2, position, 3)][1] for position in range(8)]
+    alone = [samples[SampleRef(2, position, 3)][1] for position in range(4)]
     assert all(labels[:, 0].tolist() == [3] for labels in alone)
-    mosaics = [samples[SampleRef(1, position, 3)][1] for position in range(8)]
+    mosaics = [samples[SampleRef(1, position, 3)][1] for position in range(4)]
     assert any(len(labels) > 1 for labels in mosaics)
 
 
 def test_an_evaluation_sample_is_letterboxed_to_its_batchs_shape(tmp_path: Path) -> None:
-    samples = EvaluationSamples(split=make_split(tmp_path), image_size=64)
+    samples = EvaluationSamples(split=make_noise(tmp_path), image_size=64)
     image, labels = samples[1, 64, 96]
     # 48 x 64 in 64 x 96: 8 rows above and below, 16 columns left and right.
     assert image.shape == (64, 96, 3)

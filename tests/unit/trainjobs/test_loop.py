@@ -282,7 +282,7 @@ def test_resume_after_a_step_that_is_not_finite_equals_never_stopped(tmp_path: P
 
 def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run() -> None:
     count = 12 * (MAX_SKIPPED_IN_A_ROW + 5)
-    task = TinyTask(num_training_images=count, poisoned=range(12, count))
+    task = TinyTask(num_images=count, poisoned=range(12, count))
     training = make_training(make_tiny_config({"optim.warmup_epochs": 0}), task)
     with pytest.raises(TrainingError, match=r"20 steps in a row .*lower optim.lr"):
         run(training)

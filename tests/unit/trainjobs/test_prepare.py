@@ -38,16 +38,16 @@ def test_both_splits_are_ready_with_names_and_counts(dataset: Path) -> None:
     assert prepared.open("val").read_image(1).shape == (32, 32, 3)
 
 
-def test_an_unchanged_dataset_is_not_scanned_again(dataset: Path) -> None:
+def test_an_unchanged_dataset_is_not_packed_again(dataset: Path) -> None:
     first = prepare(dataset)
-    written = (first.folder / "train.arrow").stat().st_mtime_ns
+    written = Path(first.location, "train-00000.arrow").stat().st_mtime_ns
     second = prepare(dataset)
     assert second == first
-    assert (second.folder / "train.arrow").stat().st_mtime_ns == written
+    assert Path(second.location, "train-00000.arrow").stat().st_mtime_ns == written
 
 
 @pytest.mark.parametrize("change", ["label", "new image", "names"])
-def test_a_changed_dataset_is_scanned_anew(dataset: Path, change: str) -> None:
+def test_a_changed_dataset_is_packed_anew(dataset: Path, change: str) -> None:
     before = prepare(dataset)
     if change == "label":
         (dataset / "labels" / "train" / "000000.txt").write_text("0 0.5 0.5 0.1 0.1\n")
@@ -58,14 +58,14 @@ def test_a_changed_dataset_is_scanned_anew(dataset: Path, change: str) -> None:
         yaml.write_text(yaml.read_text().replace("star", "asterisk"))
     after = prepare(dataset)
     assert after.fingerprint != before.fingerprint
-    assert after.folder != before.folder
+    assert after.location != before.location
 
 
 def test_a_copy_elsewhere_has_the_same_fingerprint(dataset: Path, tmp_path: Path) -> None:
     copy = tmp_path / "another-host" / "dataset"
     shutil.copytree(dataset, copy, copy_function=shutil.copy)  # with times of its own
     assert prepare(copy).fingerprint == prepare(dataset).fingerprint
-    assert prepare(copy).folder != prepare(dataset).folder
+    assert prepare(copy).location != prepare(dataset).location
 
 
 def test_without_a_source_a_dataset_is_generated_once(
@@ -84,7 +84,7 @@ def test_left_out_items_are_in_quarantine_csv(dataset: Path) -> None:
         "0 0.5 0.5 0.1 0.1\n0 0.5 0.5 0.1 0.1\n"
     )
     prepared = prepare(dataset)
-    with (prepared.folder / "quarantine.csv").open() as file:
+    with Path(prepared.location, "quarantine.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows == [
         {
@@ -116,7 +116,7 @@ def test_more_bad_images_than_allowed_stop_the_run_each_time(dataset: Path) -> N
     assert prepare(dataset, DataConfig(max_bad_fraction=0.95)).counts["train"] == 1
 
 
-def test_a_failed_scan_leaves_nothing_behind(dataset: Path) -> None:
+def test_a_failure_leaves_nothing_behind(dataset: Path) -> None:
     (dataset / "labels" / "val" / "000001.txt").write_text("9 0.5 0.5 0.1 0.1\n")
     with pytest.raises(DatasetError):
         prepare(dataset)

@@ -6,8 +6,8 @@ import pytest
 
 from trainjobs.config import DataConfig
 from trainjobs.data.prepare import prepare_dataset
-from trainjobs.data.schema import Split
 from trainjobs.data.shapes import MIN_VISIBLE, SHAPE_NAMES, _claim, generate_shapes
+from trainjobs.data.shards import Split
 
 IMAGE_SIZE = 64
 BLIND_LIMIT = 0.40

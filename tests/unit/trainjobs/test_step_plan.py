@@ -96,6 +96,35 @@ def test_a_dataset_smaller_than_a_step_is_one_step() -> None:
     assert sizes(make_plan(num_images=3, images_per_step=64, batch_size_per_worker=16)) == [(3,)]
 
 
+def steps_one_by_one(plan: StepPlan, epoch: int) -> list[tuple[int, tuple[int, ...]]]:
+    """First position and sizes of each step, by the rule in the recipe: slow, and easy to check."""
+    full = -(-plan.images_per_step // plan.batch_size_per_worker)
+    first = min(plan.warmup_micro_batches, full)
+    found, position = [], 0
+    while position < plan.num_images:
+        seen = epoch * plan.num_images + position
+        progress = min(seen / plan.warmup_images, 1.0) if plan.warmup_images else 1.0
+        count = max(1, round(first + (full - first) * progress))
+        wanted = min(count * plan.batch_size_per_worker, plan.images_per_step)
+        if plan.num_images - position - wanted <= 1:
+            wanted = plan.num_images - position
+        parts = -(-wanted // plan.batch_size_per_worker)
+        small, larger = divmod(wanted, parts)
+        found.append((position, (small + 1,) * larger + (small,) * (parts - larger)))
+        position += wanted
+    return found
+
+
+@settings(deadline=None, max_examples=200)
+@given(plan=ANY_PLAN, epoch=EPOCHS)
+def test_steps_that_are_found_at_once_are_those_counted_one_by_one(
+    plan: StepPlan, epoch: int
+) -> None:
+    steps = [(step.first_position, step.sizes) for step in plan.steps(epoch)]
+    assert steps == steps_one_by_one(plan, epoch)
+    assert plan.num_steps(epoch) == len(steps)
+
+
 @quick
 @given(plan=ANY_PLAN, epoch=EPOCHS, start=st.integers(0, 200))
 def test_steps_from_a_start_are_the_tail_of_all_steps(

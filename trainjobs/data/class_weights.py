@@ -1,0 +1,28 @@
+"""How often to show an image, by how rare its classes are."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def rare_class_weights(
+    classes: NDArray[np.int64], boxes_per_image: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Weights of images: as if one drew a class, then one of its boxes, and took its image.
+
+    So each class has the same share of the draws. An image without a box has the mean of the others'
+    weights: such images keep their share.
+
+    Args:
+        classes: (M,) class of each box, image after image.
+        boxes_per_image: (N,).
+
+    Returns:
+        (N,), all above 0.
+    """
+    rarity = 1 / np.bincount(classes)[classes] if len(classes) else np.zeros(0)
+    owners = np.repeat(np.arange(len(boxes_per_image)), boxes_per_image)
+    sums = np.bincount(owners, rarity, minlength=len(boxes_per_image))
+    weights = sums.astype(np.float64)
+    has_boxes = boxes_per_image > 0
+    weights[~has_boxes] = weights[has_boxes].mean() if has_boxes.any() else 1.0
+    return weights
