@@ -12,14 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from trainjobs.data.schema import Split
+from trainjobs.data.shards import Split
 from trainjobs.evaluation.confusion import confusion_matrix
 from trainjobs.evaluation.evaluate import Evaluation
-from trainjobs.evaluation.samples import class_color, plot_samples
+from trainjobs.evaluation.plot_style import DPI, FAINT, INK, class_color, plain_axes
+from trainjobs.evaluation.samples import plot_samples
 from trainjobs.evaluation.yolov5_map import CONFIDENCES, RECALLS, Yolov5Metrics
 
-DPI = 120
-INK, FAINT = "#24292f", "#d0d7de"
 MAX_NAMED_CLASSES = 12  # with more, a legend hides the curves
 MAX_COUNTED_CLASSES = 25  # with more, numbers in the cells cannot be read
 NUM_SAMPLES = 8
@@ -152,11 +151,8 @@ def plot_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) 
 
 
 def _axes(figure: Figure, place: int, xlabel: str) -> Axes:
-    axes = figure.add_subplot(place)
+    axes = plain_axes(figure.add_subplot(place))
     axes.set_xlabel(xlabel)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=FAINT, lw=0.6)
-    axes.set_axisbelow(True)
     return axes
 
 

@@ -13,31 +13,13 @@ from numpy.typing import NDArray
 
 from trainjobs.evaluation.confusion import CONFIDENCE
 from trainjobs.evaluation.detections import Detections, Floats, Truth
+from trainjobs.evaluation.plot_style import DPI, class_color
 
-DPI = 120
 CELL_PX = 360
 GAP_PX = 12
 HEADER_PX = 36
 PAIRS_PER_ROW = 2
 LABEL_PX = 18
-# Hues that stay apart, also for most color-blind readers, on photographs.
-COLORS = (
-    "#1f77b4",
-    "#e8590c",
-    "#2b8a3e",
-    "#c2255c",
-    "#7048e8",
-    "#0b7285",
-    "#a17000",
-    "#5f3dc4",
-    "#d6336c",
-    "#364fc7",
-)
-
-
-def class_color(index: int) -> str:
-    """Color of a class or curve, the same in every picture."""
-    return COLORS[index % len(COLORS)]
 
 
 def plot_samples(
@@ -66,27 +48,29 @@ def plot_samples(
     axes.axis("off")
     for column in range(2 * pairs):
         title = "labels" if column % 2 == 0 else "detections"
-        axes.text(_place(column) + CELL_PX / 2, HEADER_PX / 2, title, ha="center", va="center")
+        axes.text(
+            place_column(column) + CELL_PX / 2, HEADER_PX / 2, title, ha="center", va="center"
+        )
     for number, (image, truth, found) in enumerate(zip(images, truths, detections, strict=True)):
         row, pair = divmod(number, pairs)
         top = HEADER_PX + row * (CELL_PX + GAP_PX)
         classes = truth.classes.tolist()
         labels = [names[index] for index in classes]
-        cell = _paste(canvas, image, _place(2 * pair), top)
-        _draw_boxes(axes, cell, truth.boxes_xyxy_px, classes, labels)
+        cell = paste_image(canvas, image, place_column(2 * pair), top)
+        draw_boxes(axes, cell, truth.boxes_xyxy_px, classes, labels)
         kept = np.flatnonzero(found.scores >= CONFIDENCE)
         kept = kept[np.argsort(found.scores[kept])]  # the surest on top
         classes = found.classes[kept].tolist()
         scored = zip(classes, found.scores[kept].tolist(), strict=True)
         labels = [f"{names[index]} {score:.2f}" for index, score in scored]
-        cell = _paste(canvas, image, _place(2 * pair + 1), top)
-        _draw_boxes(axes, cell, found.boxes_xyxy_px[kept], classes, labels)
+        cell = paste_image(canvas, image, place_column(2 * pair + 1), top)
+        draw_boxes(axes, cell, found.boxes_xyxy_px[kept], classes, labels)
     figure.figimage(canvas, zorder=-1)  # below the boxes
     figure.savefig(path, dpi=DPI)
 
 
 @dataclass(frozen=True, slots=True)
-class _Cell:
+class Cell:
     """Where an image lies on the canvas, in canvas px."""
 
     left: int
@@ -96,11 +80,13 @@ class _Cell:
     scale: float
 
 
-def _place(column: int) -> int:
+def place_column(column: int) -> int:
+    """Left edge of a column of cells, in canvas px."""
     return GAP_PX + column * (CELL_PX + GAP_PX)
 
 
-def _paste(canvas: NDArray[np.uint8], image: NDArray[np.uint8], left: int, top: int) -> _Cell:
+def paste_image(canvas: NDArray[np.uint8], image: NDArray[np.uint8], left: int, top: int) -> Cell:
+    """Draw an image into the middle of the square cell at a place of the canvas."""
     scale = CELL_PX / max(image.shape[:2])
     width, height = (max(1, round(side * scale)) for side in image.shape[1::-1])
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
@@ -108,12 +94,13 @@ def _paste(canvas: NDArray[np.uint8], image: NDArray[np.uint8], left: int, top: 
     canvas[top : top + height, left : left + width] = cv2.resize(
         image, (width, height), interpolation=method
     )
-    return _Cell(left, top, width, height, scale)
+    return Cell(left, top, width, height, scale)
 
 
-def _draw_boxes(
-    axes: Axes, cell: _Cell, boxes_xyxy_px: Floats, classes: Sequence[int], labels: Sequence[str]
+def draw_boxes(
+    axes: Axes, cell: Cell, boxes_xyxy_px: Floats, classes: Sequence[int], labels: Sequence[str]
 ) -> None:
+    """Frame the boxes of an image that lies on the canvas; an empty label is not drawn."""
     low = np.array([cell.left, cell.top] * 2)
     high = low + np.array([cell.width, cell.height] * 2)
     corners = np.clip(boxes_xyxy_px * cell.scale + low, low, high)
@@ -123,6 +110,8 @@ def _draw_boxes(
         color = class_color(index)
         frame = Rectangle((left, top), right - left, bottom - top, fill=False, ec=color, lw=1.6)
         axes.add_artist(frame)
+        if not label:
+            continue
         # A label sits on its box, unless that would be outside of the image.
         fits_above = top - cell.top > LABEL_PX
         fits_right = left - cell.left < 0.7 * cell.width
