@@ -9,7 +9,7 @@ _URIS = (
     re.compile(r"(https?)?(:/{1,3})([^\s'\"<>]+)", re.IGNORECASE),
     re.compile(r"(https?)?(:/{1,3})((?:(?!:/)[^\s'\"<>])+)", re.IGNORECASE),  # within another
 )
-_PORT = re.compile(r":\d+$")
+_HOST_AND_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*):\d+")
 _QUERY = re.compile(r"([?&;])([^=&;?#]+)=([^&;#]+)")
 _SECRET = re.compile(r"pass|pwd|secret|token|signature|credential|key|\b(sig|sas)\b", re.IGNORECASE)
 
@@ -31,7 +31,7 @@ def _redacted(found: re.Match[str]) -> str:
         user = authority.rpartition("@")[0]
         if ":" in user or scheme:
             rest = f"{HIDDEN}@{rest[len(user) + 1 :]}"
-    elif ":" in authority and "@" in rest and not _PORT.search(authority):
+    elif ":" in authority and "@" in rest and not _HOST_AND_PORT.fullmatch(authority):
         # `user:pass/word@host`: whoever forgot to encode a password has still not published it.
         rest = f"{HIDDEN}@{rest.rpartition('@')[2]}"
     return f"{scheme}{slashes}{_QUERY.sub(_without_secret, rest)}"
