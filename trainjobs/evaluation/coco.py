@@ -7,7 +7,7 @@ import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
 from numpy.typing import NDArray
 
-from trainjobs.evaluation.detections import Detections, Floats, Truth
+from trainjobs.evaluation.detections import Detections, Floats, Ints, Truth
 
 MAX_DETECTIONS = 100  # per class and image: pycocotools, `Params.setDetParams`
 ALL_AREAS = [0.0, 1e10]  # px^2, pycocotools' range "all"
@@ -40,20 +40,23 @@ def coco_map(
     Returns:
         The means are 0 where nothing is found, or nothing is labeled.
 
-    Source: pycocotools `COCOeval`; no object is a crowd.
+    Source: pycocotools `COCOeval`; a detection that lies in a crowd of its class does not count.
     """
     images = [
         {"id": truth.image_id, "height": truth.height, "width": truth.width} for truth in truths
     ]
     categories = [{"id": index, "name": str(index)} for index in range(num_classes)]
-    labeled = [
-        annotation for truth in truths for annotation in _annotations(truth, truth.boxes_xyxy_px)
+    labeled = [row for t in truths for row in _annotations(t.image_id, t.boxes_xyxy_px, t.classes)]
+    labeled += [
+        {**row, "iscrowd": 1}
+        for t in truths
+        for row in _annotations(t.image_id, t.crowds_xyxy_px, t.crowd_classes)
     ]
     found = [
-        {**annotation, "score": score}
-        for entry in detections
-        for annotation, score in zip(
-            _annotations(entry, entry.boxes_xyxy_px), entry.scores.tolist(), strict=True
+        {**row, "score": score}
+        for d in detections
+        for row, score in zip(
+            _annotations(d.image_id, d.boxes_xyxy_px, d.classes), d.scores.tolist(), strict=True
         )
     ]
     evaluation = COCOeval_faster(
@@ -78,14 +81,14 @@ def coco_map(
     )
 
 
-def _annotations(entry: Truth | Detections, boxes_xyxy_px: Floats) -> list[dict[str, Any]]:
+def _annotations(image_id: int, boxes_xyxy_px: Floats, classes: Ints) -> list[dict[str, Any]]:
     corners = boxes_xyxy_px.astype(np.float64).reshape(-1, 4)
     sides = corners[:, 2:] - corners[:, :2]
     boxes_xywh_px = np.concatenate([corners[:, :2], sides], axis=1).tolist()
     return [
-        {"image_id": entry.image_id, "category_id": label, "bbox": box, "area": area, "iscrowd": 0}
+        {"image_id": image_id, "category_id": label, "bbox": box, "area": area, "iscrowd": 0}
         for label, box, area in zip(
-            entry.classes.tolist(), boxes_xywh_px, sides.prod(axis=1).tolist(), strict=True
+            classes.tolist(), boxes_xywh_px, sides.prod(axis=1).tolist(), strict=True
         )
     ]
 

@@ -3,7 +3,7 @@
 Everything here is numpy, in pixels of the original image: letterboxing is undone before.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,10 @@ class Truth:
     """(N, 4)."""
     classes: Ints
     """(N,)."""
+    crowds_xyxy_px: Floats = field(default_factory=lambda: np.zeros((0, 4)))
+    """(M, 4) regions with many objects that are not labeled one by one."""
+    crowd_classes: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(M,)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

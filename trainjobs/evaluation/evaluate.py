@@ -83,11 +83,14 @@ def split_truths(split: Split) -> list[Truth]:
     """Every labeled box of a split, in original pixels."""
     truths = []
     for index in range(len(split)):
+        shard, row = split.shard_of(index)
         height, width = split.size(index)
-        classes, boxes = split.labels(index)
+        classes, boxes = shard.labels(row)
         scale = np.array([width, height, width, height], dtype=np.float32)
-        corners = cxcywh_to_xyxy(torch.from_numpy(np.array(boxes))).numpy() * scale
-        truths.append(Truth(index, height, width, corners, classes))
+        corners = cxcywh_to_xyxy(torch.from_numpy(boxes)).numpy() * scale
+        is_crowd = shard.crowd(row)
+        objects, crowds = ((corners[kind], classes[kind]) for kind in (~is_crowd, is_crowd))
+        truths.append(Truth(index, height, width, *objects, *crowds))
     return truths
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -48,6 +49,19 @@ def random_scene(
         rows = list(zip(near.tolist(), rng.random(5 * copies).tolist(), strict=True))
         detections.append(make_found(*rows, classes=labels, image=image))
     return truths, detections
+
+
+def test_detections_in_a_crowd_of_their_class_do_not_count() -> None:
+    crowd = np.array([(40, 40, 90, 90)], np.float32)
+    truth = dataclasses.replace(
+        make_truth(FIRST), crowds_xyxy_px=crowd, crowd_classes=np.zeros(1, np.int64)
+    )
+    found = [make_found((SECOND, 0.9), ((52, 52, 60, 60), 0.8), (FIRST, 0.7))]
+    assert coco_map([truth], found, 2)["map50_95"] == pytest.approx(1)
+    # Without the crowd two wrong ones come first.
+    assert coco_map([make_truth(FIRST)], found, 2)["map50_95"] == pytest.approx(1 / 3)
+    other = dataclasses.replace(truth, crowd_classes=np.ones(1, np.int64))
+    assert coco_map([other], found, 2)["map50_95"] == pytest.approx(1 / 3)
 
 
 def test_perfect_detections_score_one() -> None:
