@@ -4,6 +4,7 @@ Mosaic partners come from a window of the order (see `mosaic.py`), so an image i
 while its window lasts, and then not before the next epoch.
 """
 
+import sys
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future
@@ -21,9 +22,12 @@ MAX_BYTES = 256 * 2**20
 class DecodedWindow:
     """An image source that keeps the images it was last asked for; for any number of threads."""
 
-    def __init__(self, source: ImageSource, max_images: int, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self, source: ImageSource, max_images: int | None = None, max_bytes: int = MAX_BYTES
+    ) -> None:
         self._source = source
-        self._max_images, self._max_bytes = max_images, max_bytes
+        self._max_images = sys.maxsize if max_images is None else max_images
+        self._max_bytes = max_bytes
         self._kept: OrderedDict[tuple[int, int], Future[RgbImage]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()

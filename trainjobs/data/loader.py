@@ -75,8 +75,8 @@ class TrainingSamples:
 
     @functools.cached_property
     def _source(self) -> ImageSource:
-        window = self.augment.mosaic_window
-        return DecodedWindow(self.split, KEPT_WINDOWS * window) if window else self.split
+        # Without a window, what is kept serves again if the dataset is small: all of it fits.
+        return DecodedWindow(self.split, KEPT_WINDOWS * self.augment.mosaic_window or None)
 
     def _images(self, epoch: int) -> TrainingImages:
         return TrainingImages(
