@@ -12,17 +12,13 @@ from dataclasses import asdict, dataclass
 from cluster.config_io import from_dict
 from cluster.errors import DatasetError
 from cluster.storage import RunPaths
-from trainjobs.data.index import INDEX, DatasetIndex, dump_index
+from trainjobs.data.index import INDEX, DatasetIndex
 from trainjobs.data.packing import (
-    QUARANTINE,
     PackedShard,
     ShardPlan,
-    build_index,
-    check_usable,
     pack_shard,
-    pack_strays,
     plan_shards,
-    quarantine_csv,
+    save_index,
     source_key,
 )
 from trainjobs.data.scanning import OpenSplit, open_split
@@ -115,12 +111,7 @@ def finish(plan: PackPlan, packed: Iterable[PackedShard]) -> DatasetIndex:
     """
     job, by_file = plan.job, {shard.entry.file: shard for shard in packed}
     shards = [by_file[shard.file] for shard in plan.shards]
-    shards += [pack_strays(source) for source in plan.sources]
-    check_usable(plan.sources, shards)
-    rows = [row for shard in shards for row in shard.quarantine]
-    index = build_index(job.spec.names, shards)
-    job.files.write_text(QUARANTINE, quarantine_csv(rows))
-    job.files.write_text(INDEX, dump_index(index))
+    index = save_index(job.files, plan.sources, shards)
     RunPaths(job.destination, NOTES).delete_folder()
     return index
 

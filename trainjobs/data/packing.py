@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cluster.storage import RunPaths
 from trainjobs.data.images import shrink_image
-from trainjobs.data.index import DatasetIndex, ShardEntry, SplitEntry
+from trainjobs.data.index import INDEX, DatasetIndex, ShardEntry, SplitEntry, dump_index
 from trainjobs.data.scanning import OpenSplit, QuarantineRow
 from trainjobs.data.schema import FORMAT_VERSION, ImageRecord, encode_shard
 from trainjobs.data.sources import DatasetSpec, source_files
@@ -187,6 +188,27 @@ def check_usable(sources: Sequence[OpenSplit], packed: Sequence[PackedShard]) ->
             num_skipped=sum(shard.num_skipped for shard in shards),
             first=next((row for shard in shards for row in shard.quarantine), None),
         )
+
+
+def save_index(
+    files: RunPaths, sources: Sequence[OpenSplit], packed: Sequence[PackedShard]
+) -> DatasetIndex:
+    """Write what makes shards a dataset: the list of what was left out and, last, the index.
+
+    Args:
+        files: where the shards are.
+        sources: the splits that they are of, at least one.
+        packed: all shards, in their order.
+
+    Raises:
+        DatasetError: a split has no usable image, or no labeled object.
+    """
+    packed = [*packed, *map(pack_strays, sources)]
+    check_usable(sources, packed)
+    index = build_index(sources[0].spec.names, packed)
+    files.write_text(QUARANTINE, quarantine_csv(row for s in packed for row in s.quarantine))
+    files.write_text(INDEX, dump_index(index))
+    return index
 
 
 def source_key(spec: DatasetSpec, splits: Sequence[str]) -> str:

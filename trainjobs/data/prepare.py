@@ -20,15 +20,12 @@ from cluster.errors import DatasetError, StorageError
 from cluster.storage import RunPaths, is_uri
 from trainjobs.config import DataConfig
 from trainjobs.data.cache import CachedShards, LocalShards
-from trainjobs.data.index import INDEX, DatasetIndex, dump_index, parse_index
+from trainjobs.data.index import INDEX, DatasetIndex, parse_index
 from trainjobs.data.packing import (
     QUARANTINE,
-    build_index,
-    check_usable,
     pack_shard,
-    pack_strays,
     plan_shards,
-    quarantine_csv,
+    save_index,
     source_key,
 )
 from trainjobs.data.scanning import QuarantineRow, open_split
@@ -196,11 +193,7 @@ def _pack(spec: DatasetSpec, folder: Path) -> None:
             if file:
                 (folder / shard.entry.file).write_bytes(file)
             packed.append(shard)
-        packed.append(pack_strays(source))
-    check_usable(sources, packed)
-    rows = [row for shard in packed for row in shard.quarantine]
-    (folder / QUARANTINE).write_text(quarantine_csv(rows), encoding="utf-8")
-    (folder / INDEX).write_text(dump_index(build_index(spec.names, packed)), encoding="utf-8")
+    save_index(RunPaths(str(folder), ""), sources, packed)
 
 
 @contextmanager
