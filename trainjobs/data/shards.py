@@ -8,6 +8,7 @@ import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -25,6 +26,8 @@ from trainjobs.data.schema import COLUMNS, FORMAT_VERSION, METADATA_KEY, to_nump
 
 MAX_OPEN_SHARDS = 64
 """Of a split in a process; mapped files that a cache has deleted take disk until they are closed."""
+
+OPEN_ATTEMPTS = 3
 
 Fetch = Callable[[ShardEntry], Path]
 """Where a shard lies on this node; it is fetched first if need be."""
@@ -212,16 +215,20 @@ class Split:
             if shard is not None:
                 self._open.move_to_end(number)
                 return shard
-        entry = self._entry.shards[number]
-        try:
-            shard = Shard(self._fetch(entry), entry.num_images, len(self.names))
-        except FileNotFoundError:  # a full cache has dropped it at this moment
-            shard = Shard(self._fetch(entry), entry.num_images, len(self.names))
+        shard = self._open_shard(self._entry.shards[number])
         with self._lock:
             self._open[number] = shard
             while len(self._open) > MAX_OPEN_SHARDS:
                 self._open.popitem(last=False)
         return shard
+
+    def _open_shard(self, entry: ShardEntry) -> Shard:
+        for _ in range(OPEN_ATTEMPTS):
+            # A full cache may drop the file between these two.
+            with suppress(FileNotFoundError):
+                return Shard(self._fetch(entry), entry.num_images, len(self.names))
+        reason = "left the node's cache before it could be opened; raise data.cache_gib"
+        raise DatasetError(entry.file, reason)
 
 
 def _check_schema(schema: Any, source: str) -> None:

@@ -112,6 +112,18 @@ def test_a_shard_that_is_gone_or_shorter_than_the_index_says_is_named(tmp_path: 
         split.id(0)
 
 
+def test_a_shard_that_leaves_a_full_cache_at_once_is_fetched_again_and_then_named(
+    tmp_path: Path,
+) -> None:
+    split = make_split(tmp_path, RECORDS)
+    answers = [tmp_path / "gone", tmp_path / "train-00000.arrow"]
+    fetched = Split(split._entry, split.names, lambda entry: answers.pop(0))
+    assert fetched.id(0) == RECORDS[0].id and not answers
+    never = Split(split._entry, split.names, lambda entry: tmp_path / "gone")
+    with pytest.raises(DatasetError, match=r"left the node's cache .* raise data\.cache_gib"):
+        never.id(0)
+
+
 def test_a_file_that_is_no_shard_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "x.arrow"
     for content in (b"", b"not arrow at all", encode_shard(RECORDS, IMAGES, "ab")[:-200]):
