@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from cluster.config_io import replace_at
 from trainjobs.checkpoint import save_checkpoint
@@ -124,7 +123,7 @@ class TinyTask:
         )
         return nn.Sequential(*layers).double()
 
-    def training_batches(self, batches: Iterable[list[SampleRef]]) -> "DataLoader[Batch]":
+    def training_batches(self, batches: Iterable[list[SampleRef]]) -> Iterable[Batch]:
         """Noise images by (epoch, position, image)."""
         return build_loader(TinySamples(self.poisoned), batches, workers=0, pin_memory=False)
 

@@ -56,7 +56,7 @@ def _run(command: "Command", job: str, show: Callable[[str], None]) -> int:
     from trainjobs.preview import preview  # noqa: PLC0415
 
     if command.dry_run:
-        show(preview(command.run))
+        show(preview(command.run, job=job))
         return SUCCESS
     result = launch(command.run, job=job)
     show(summary(result))

@@ -31,11 +31,11 @@ from cluster.storage_check import check_storage
 from trainjobs.config import TrainConfig
 from trainjobs.data.packing import quarantine_csv
 from trainjobs.data.prepare import Prepared, log_summary
-from trainjobs.detector.task import check_model_config
 from trainjobs.driver import Callback, Driver, failure_cause
 from trainjobs.fork import fork_from
 from trainjobs.gauges import RUN_GAUGES, RunGauges
 from trainjobs.interrupt import Interrupted, StopRequest, fit_in_thread, stop_on_signals
+from trainjobs.jobs import JOBS
 from trainjobs.locate import locate, prepare_data
 from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
 from trainjobs.provenance import provenance
@@ -82,7 +82,7 @@ def launch(
     Args:
         config: the run; what is left open is resolved and saved in its folder.
         callbacks: get each event of trainjobs/events.py, here; a search passes its reporter.
-        job: name of the MLflow experiment, unless the config names one.
+        job: a key of `JOBS`; the MLflow experiment, unless the config names one.
         cluster: how to reach Ray. Default: as the environment says.
         stop: ends the run early from another thread. Ctrl-C does too, in the main thread.
 
@@ -92,7 +92,7 @@ def launch(
     Raises:
         ServiceError: the run cannot start, or (TrainingError) it failed; says why.
     """
-    check_model_config(config)
+    JOBS[job].check_config(config)
     with ExitStack() as stack:
         config, paths = locate(stack.enter_context(credentials_apart(config)))
         logger.info("run %s in %s", config.run_name, paths.location())
@@ -143,7 +143,7 @@ def _launch(
         callbacks = [gauges.on_event, *callbacks]
         driver = Driver(config, paths, record, tracker, started=started, callbacks=callbacks)
         with export_gauges(RUN_GAUGES, gauges.read, run_name=paths.run_name, job=job):
-            return _train(driver, plan, stop or StopRequest())
+            return _train(driver, plan, stop or StopRequest(), job)
 
 
 def leave_result(config: TrainConfig, paths: RunPaths, error: ServiceError) -> None:
@@ -211,11 +211,12 @@ def _begin(paths: RunPaths, config: TrainConfig, data: Prepared) -> RunRecord:
     return record
 
 
-def _train(driver: Driver, plan: WorkerPlan, stop: StopRequest) -> RunResult:
+def _train(driver: Driver, plan: WorkerPlan, stop: StopRequest, job: str) -> RunResult:
     config, paths = driver.config, driver.paths
     error: str | None = None
     with open_channel(driver.on_event) as channel, stop_on_signals(stop):
         settings = WorkerSettings(
+            job=job,
             config=to_dict(config),
             storage=paths.storage,
             cache=dataset_cache(),

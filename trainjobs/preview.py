@@ -9,8 +9,7 @@ from cluster.credentials import credentials_apart
 from cluster.resources import describe
 from cluster.session import connect
 from trainjobs.config import TrainConfig
-from trainjobs.detector.model import YOLOv5, build_yolov5
-from trainjobs.detector.task import check_model_config
+from trainjobs.jobs import JOBS, Job
 from trainjobs.locate import locate, prepare_data
 from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
 from trainjobs.resolve import build_plan, fit_batch, resolve_launch
@@ -20,18 +19,18 @@ BYTES_PER_PARAMETER = 16
 """float32 weight, gradient, momentum and moving average (Adam keeps 4 more)."""
 
 
-def preview(config: TrainConfig, cluster: ClusterConfig | None = None) -> str:
-    """Describe the run that `launch(config)` would start: devices, steps, learning rate, memory.
+def preview(config: TrainConfig, *, job: str = "yolo", cluster: ClusterConfig | None = None) -> str:
+    """Describe the run that `launch(config, job=job)` would start: devices, steps, learning rate, memory.
 
     Raises:
         ServiceError: as `launch` would.
     """
     with credentials_apart(config) as bare:
-        return _preview(bare, cluster or ClusterConfig())
+        return _preview(bare, JOBS[job], cluster or ClusterConfig())
 
 
-def _preview(config: TrainConfig, cluster: ClusterConfig) -> str:
-    check_model_config(config)
+def _preview(config: TrainConfig, job: Job, cluster: ClusterConfig) -> str:
+    job.check_config(config)
     config, paths = locate(config)
     data = prepare_data(config)
     with connect(cluster) as session:
@@ -41,14 +40,14 @@ def _preview(config: TrainConfig, cluster: ClusterConfig) -> str:
     config = resolve_launch(fit_batch(config, num_images), world_size=world_size)
     steps = build_plan(config, num_images=num_images, world_size=world_size)
     optim, full = config.optim, steps.images_per_step
-    model = build_yolov5(config.model.name, len(data.names))
-    state_mib = count_parameters(model) * BYTES_PER_PARAMETER / 2**20
+    num_parameters = count_parameters(job.build_network(config.model.name, len(data.names)))
+    state_mib = num_parameters * BYTES_PER_PARAMETER / 2**20
     lines = [
         ("run", f"{paths.location()} ({'continues' if load_config(paths) else 'new'})"),
         ("workers", describe(plan)),
         ("data", f"{num_images} training, {data.counts['val']} validation images, "
                  f"{len(data.names)} classes"),
-        ("model", f"{config.model.name}, {count_parameters(model):,} parameters, "
+        ("model", f"{config.model.name}, {num_parameters:,} parameters, "
                   f"{config.data.image_size} px"),
         ("step", f"{full} images = {steps.micro_batches_per_step} micro-batches of "
                  f"{config.batch_size_per_worker} on {world_size} ranks"),
@@ -58,7 +57,7 @@ def _preview(config: TrainConfig, cluster: ClusterConfig) -> str:
                f"then {optim.schedule} to {optim.lr * optim.final_lr_fraction:g}"),
         ("decay", f"{weight_decay_in_force(optim, full):g} in force"),
         ("memory", f"{state_mib:.0f} MiB of weights and optimizer, "
-                   f"{activation_bytes(config, len(data.names)) / 2**20:.0f} MiB of activations in "
+                   f"{activation_bytes(config, job, len(data.names)) / 2**20:.0f} MiB of activations in "
                    "fp32, per worker"),
     ]  # fmt: skip
     return "\n".join(f"{name:<9}{text}" for name, text in lines)
@@ -69,7 +68,7 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def activation_bytes(config: TrainConfig, num_classes: int) -> int:
+def activation_bytes(config: TrainConfig, job: Job, num_classes: int) -> int:
     """Bytes that one micro-batch's forward keeps for its backward, in float32.
 
     Counted on torch's meta device, which computes shapes only.
@@ -81,7 +80,7 @@ def activation_bytes(config: TrainConfig, num_classes: int) -> int:
         return tensor
 
     with torch.device("meta"):
-        model: YOLOv5 = build_yolov5(config.model.name, num_classes)
+        model = job.build_network(config.model.name, num_classes)
         side = config.data.image_size
         images = torch.empty(config.batch_size_per_worker, 3, side, side)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):

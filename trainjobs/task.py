@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -13,6 +14,17 @@ Batch = dict[str, Tensor]
 Metrics = Mapping[str, float]
 PrepareLoader = Callable[["DataLoader[Batch]"], Iterable[Batch]]
 """What a runtime does to a loader before it is iterated, for example moving batches to a device."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankContext:
+    """What a task needs to know of the process it runs in."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    loader_workers: int
+    prepare_loader: PrepareLoader
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +83,8 @@ class Task(Protocol):
         """A new network, from the run's seed or its weights; equal on every rank."""
         ...
 
-    def training_batches(self, batches: Iterable[list[Any]]) -> "DataLoader[Batch]":
-        """A loader over lists of (epoch, position, image)."""
+    def training_batches(self, batches: Iterable[list[Any]]) -> Iterable[Batch]:
+        """Micro-batches on this rank's device, for lists of (epoch, position, image)."""
         ...
 
     def dummy_batch(self) -> Batch:

@@ -14,6 +14,7 @@ from ray.train.v2._internal.execution.controller import TrainController
 from cluster.environment import choose_gloo_interface
 from cluster.resources import WorkerPlan
 from trainjobs.config import TrainConfig
+from trainjobs.jobs import JOBS
 from trainjobs.worker import WorkerSettings, train_worker
 
 MAX_CONTROLLER_FAILURES = 2
@@ -105,7 +106,8 @@ def build_trainer(
             name=name,
             storage_path=storage,
             checkpoint_config=CheckpointConfig(
-                num_to_keep=KEPT_CHECKPOINTS, checkpoint_score_attribute="map50_95"
+                num_to_keep=KEPT_CHECKPOINTS,
+                checkpoint_score_attribute=JOBS[settings.job].key_metric,
             ),
             failure_config=FailureConfig(
                 max_failures=config.resources.max_failures,

@@ -1,6 +1,6 @@
 """Wires the parts that the loop works with, at the start of a run or where a checkpoint left it.
 
-Free of Ray: who wraps the model and the loader is an argument.
+Free of Ray: who wraps the model is an argument.
 """
 
 import logging
@@ -38,19 +38,17 @@ def build_training(
     device: torch.device,
     checkpoints: Iterable[Path] = (),
     prepare_model: Callable[[nn.Module], nn.Module] = lambda model: model,
-    prepare_loader: Callable[[Any], Any] = lambda loader: loader,
 ) -> Training:
     """Everything that one rank trains with.
 
     Args:
         config: resolved.
-        task: builds the model and the batches.
+        task: builds the model and the batches on the device.
         rank: of this process.
         world_size: number of ranks.
         device: where the model goes.
         checkpoints: the first that is whole is continued; none: a new run.
         prepare_model: moves the model to the device and wraps it in DDP.
-        prepare_loader: makes a loader move its batches to the device.
     """
     optim = config.optim
     plan = build_plan(config, num_images=task.orders.num_images, world_size=world_size)
@@ -77,7 +75,6 @@ def build_training(
         first_epoch=state.epoch,
         first_step=state.step,
     )
-    batches = prepare_loader(task.training_batches(sampler))
     return Training(
         task=task,
         model=model,
@@ -87,7 +84,9 @@ def build_training(
         batch_norm=StepStatistics(inner),
         plan=plan,
         schedule=Schedule(optim, config.epochs, plan.images_per_step),
-        loader=TrainingLoader(batches, plan=plan, rank=rank, dummy=task.dummy_batch()),
+        loader=TrainingLoader(
+            task.training_batches(sampler), plan=plan, rank=rank, dummy=task.dummy_batch()
+        ),
         state=state,
         epochs=config.epochs,
         max_steps=config.max_steps,

@@ -25,11 +25,12 @@ from cluster.storage import RunPaths
 from trainjobs.config import TrainConfig
 from trainjobs.data.loader import resolve_loader_workers
 from trainjobs.data.prepare import prepare_dataset
-from trainjobs.detector.task import DetectionTask, RankContext
 from trainjobs.distributed import DDP_OPTIONS, broadcast_object
 from trainjobs.events import GroupStarted
+from trainjobs.jobs import JOBS
 from trainjobs.loop import fit
 from trainjobs.reporter import RankReporter
+from trainjobs.task import RankContext
 from trainjobs.training import build_training
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 class WorkerSettings:
     """What every rank gets from the driver."""
 
+    job: str
+    """A key of `JOBS`."""
     config: dict[str, Any]
     """A resolved `TrainConfig` as plain values."""
     storage: str
@@ -95,7 +98,7 @@ def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: 
             f"holds something else on {socket.gethostname()} than where the run was launched; give "
             "all nodes the same files, or a folder that they share",
         )
-    task = DetectionTask(config, data, context)
+    task = JOBS[settings.job].build_task(config, data, context)
     training = build_training(
         config,
         task,
@@ -104,7 +107,6 @@ def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: 
         device=device,
         checkpoints=_checkpoints(settings, paths),
         prepare_model=partial(ray.train.torch.prepare_model, parallel_strategy_kwargs=DDP_OPTIONS),
-        prepare_loader=context.prepare_loader,
     )
     if rank == 0:
         settings.sender.send(GroupStarted(world_size))

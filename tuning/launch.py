@@ -22,8 +22,8 @@ from cluster.session import Session, connect
 from cluster.storage import RunPaths
 from cluster.storage_check import check_storage
 from trainjobs.config import TrainConfig
-from trainjobs.detector.task import check_model_config
 from trainjobs.interrupt import StopRequest, stop_on_signals
+from trainjobs.jobs import JOBS
 from trainjobs.locate import prepare_data
 from trainjobs.resolve import fit_batch
 from trainjobs.tracking.mlflow_tracker import open_tracker, store_uri
@@ -59,7 +59,7 @@ def launch_sweep(settings: SweepSettings, cluster: ClusterConfig | None = None) 
         settings = stack.enter_context(credentials_apart(settings))
         space = parse_space(settings.space, "the search space")
         check_space(space, settings.train)
-        check_models(space, settings.train)
+        check_models(space, settings.train, settings.job)
         paths = RunPaths(str(settings.train.resources.storage), settings.name)
         logger.info("sweep %s in %s", settings.name, paths.location())
         stack.enter_context(hold_lease(paths))
@@ -134,12 +134,13 @@ def place(
     return train, plan, concurrent
 
 
-def check_models(space: Space, train: TrainConfig) -> None:
-    """Raise `ConfigError` for a model or an image size that no job can train."""
-    check_model_config(train)
+def check_models(space: Space, train: TrainConfig, job: str) -> None:
+    """Raise `ConfigError` for a model or an image size that the job cannot train."""
+    check_config = JOBS[job].check_config
+    check_config(train)
     for dimension in space.dimensions:
         for value in dimension.extremes:
-            check_model_config(apply(train, {dimension.path: value}))
+            check_config(apply(train, {dimension.path: value}))
 
 
 def base_config(

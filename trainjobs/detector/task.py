@@ -4,7 +4,6 @@ import functools
 import json
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +26,9 @@ from trainjobs.detector.loss import LOSS_NAMES, DetectionLoss
 from trainjobs.detector.model import YOLOv5, build_yolov5, check_model_name, max_stride
 from trainjobs.detector.postprocess import decode, non_max_suppression
 from trainjobs.evaluation.evaluate import Evaluation, EvaluationBatch, evaluate_detector
-from trainjobs.task import Batch, Loss, Metrics, PrepareLoader
+from trainjobs.task import Batch, Loss, Metrics, RankContext
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RankContext:
-    """What a task needs to know of the process it runs in."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-    loader_workers: int
-    prepare_loader: PrepareLoader
 
 
 def check_model_config(config: TrainConfig) -> None:
@@ -92,7 +80,7 @@ class DetectionTask:
         self._anchors_px = (model.anchors * strides).tolist()
         return model.to(memory_format=torch.channels_last)
 
-    def training_batches(self, batches: Iterable[list[Any]]) -> "DataLoader[Batch]":
+    def training_batches(self, batches: Iterable[list[Any]]) -> Iterable[Batch]:
         """Augmented images by (epoch, position, image)."""
         samples = TrainingSamples(
             split=self.train,
@@ -102,7 +90,7 @@ class DetectionTask:
             seed=self.config.seed,
             epochs=self.config.epochs,
         )
-        return self._loader(samples, batches)
+        return self.context.prepare_loader(self._loader(samples, batches))
 
     def dummy_batch(self) -> Batch:
         """Gray images without boxes."""
