@@ -24,8 +24,8 @@ from trainjobs.data.shapes import generate_shapes
 from trainjobs.trainer import WORKER_ENVIRONMENT
 
 IMAGE_SIZES = (320, 640)
-DATASET_SIZE = 1200
-"""Training images, at least; ours keeps 128 decoded."""
+DATASET_SIZE = 2400
+"""Training images, at least; ours keeps 320 decoded."""
 PEER = ("yolov5==7.0.14", "setuptools<81", "torch==2.14.*", "torchvision==0.29.*")
 ENVIRONMENT = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "trainjobs-yolov5"
 BCCD = Path("../shared/data/bccd")

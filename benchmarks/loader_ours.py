@@ -37,7 +37,7 @@ def _batch_sizes(split: Split, image_size: int) -> Iterator[int]:
     samples = TrainingSamples(
         split=split,
         orders=orders,
-        augment=AugmentConfig(mosaic_window=64),
+        augment=AugmentConfig(),
         image_size=image_size,
         seed=0,
         epochs=EPOCHS,

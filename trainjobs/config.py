@@ -62,9 +62,9 @@ class AugmentConfig:
     """Probability that an image becomes a mosaic of four."""
     mosaic_nine: float = 0.0
     """Probability that a mosaic is made of nine images."""
-    mosaic_window: int = 0
-    """A mosaic's other images come from a block of so many consecutive ones of the epoch's order, so
-    that each is decoded once for several mosaics; small blocks cost mAP. 0: the whole dataset."""
+    mosaic_window: int = 256
+    """A mosaic's other images come from so many round it in the epoch's order, so that each is decoded
+    once for several mosaics; small windows cost mAP. 0: the whole dataset."""
     mixup: float = 0.0
     """Probability that a mosaic is averaged with another one."""
     close_mosaic: int = 10

@@ -1,12 +1,12 @@
 """A bounded window of decoded images, so that one decoding serves several samples.
 
-Mosaic partners come from a window of the order (see `mosaic.py`), so an image is asked for again
-while its window lasts, and then not before the next epoch.
+Mosaic partners come from a window of the order that slides along (see `mosaic.py`), so an image is
+asked for until the window has passed it, and then not before the next epoch: what was decoded first
+goes first.
 """
 
 import sys
 import threading
-from collections import OrderedDict
 from concurrent.futures import Future
 
 import numpy as np
@@ -20,7 +20,7 @@ MAX_BYTES = 256 * 2**20
 
 
 class DecodedWindow:
-    """An image source that keeps the images it was last asked for; for any number of threads."""
+    """An image source that keeps the images it decoded last; for any number of threads."""
 
     def __init__(
         self, source: ImageSource, max_images: int | None = None, max_bytes: int = MAX_BYTES
@@ -28,7 +28,7 @@ class DecodedWindow:
         self._source = source
         self._max_images = sys.maxsize if max_images is None else max_images
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[tuple[int, int], Future[RgbImage]] = OrderedDict()
+        self._kept: dict[tuple[int, int], Future[RgbImage]] = {}
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -47,9 +47,7 @@ class DecodedWindow:
         key = index, reduce
         with self._lock:
             known = self._kept.get(key)
-            if known is not None:
-                self._kept.move_to_end(key)
-            else:
+            if known is None:
                 mine = self._kept[key] = Future()
         if known is not None:
             return known.result()
@@ -67,7 +65,7 @@ class DecodedWindow:
         return pixels
 
     def _forget(self) -> None:
-        """Drop the images unused for longest; one that is still being decoded stays."""
+        """Drop the images decoded first; one that is still being decoded stays."""
         for key, future in list(self._kept.items()):
             if len(self._kept) <= self._max_images and self._bytes <= self._max_bytes:
                 return

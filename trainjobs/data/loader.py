@@ -35,9 +35,9 @@ MAX_LOADER_WORKERS = 8
 PREFETCH_PER_WORKER = 2
 """Batches each loading thread works ahead."""
 
-KEPT_WINDOWS = 2
-"""Decoded images that a rank keeps, in windows of mosaic partners: threads work on both sides of the
-border between two."""
+THREADS_APART = 64
+"""Positions of the order that lie between those that a rank's threads work on: by so many decoded
+images it keeps more than the window of mosaic partners has."""
 
 
 class Samples(Protocol):
@@ -76,7 +76,8 @@ class TrainingSamples:
     @functools.cached_property
     def _source(self) -> ImageSource:
         # Without a window, what is kept serves again if the dataset is small: all of it fits.
-        return DecodedWindow(self.split, KEPT_WINDOWS * self.augment.mosaic_window or None)
+        window = self.augment.mosaic_window
+        return DecodedWindow(self.split, window + THREADS_APART if window else None)
 
     def _images(self, epoch: int) -> TrainingImages:
         return TrainingImages(

@@ -121,12 +121,12 @@ def plan_training_sample(
 def partner_window(position: int, length: int, window: int) -> range:
     """The positions that the mosaic partners of one position come from.
 
-    They are an aligned block of the order, so they depend on no rank and no micro-batch. The last
-    block reaches back to be full. 0: all positions.
+    They lie round it in the order, half on either side, so they depend on no rank and no micro-batch;
+    near the ends of the order the window is moved inside. 0: all positions.
     """
     if not window:
         return range(length)
-    start = min(position // window * window, max(length - window, 0))
+    start = max(min(position - window // 2, length - window), 0)
     return range(start, min(start + window, length))
 
 
