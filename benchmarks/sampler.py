@@ -6,16 +6,18 @@ prints the tables of docs/data.md. Times and memory are measured here, against t
 step and 10 MB and against a permutation in memory; traffic and quality are counted in a simulation.
 """
 
+import functools
 import time
 import tracemalloc
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainjobs.data.order import BLOCK, WINDOW_SHARDS, Orders, ShuffledEpoch
+from trainjobs.config import AugmentConfig
+from trainjobs.data.order import BLOCK, WINDOW_SHARDS, Orders, ShuffledEpoch, round_about
 from trainjobs.data.sampler import RankSampler
 from trainjobs.step_plan import StepPlan
 
@@ -32,7 +34,10 @@ SIM_NODES = SIM_RANKS // RANKS_PER_NODE
 SIM_CLASSES = 16
 """Shards are sorted by class: each shard holds one class."""
 
+MOSAIC_PARTNERS = 3
+
 Images = NDArray[np.int64]
+Near = Callable[[int], Sequence[int]]
 
 
 def plan_of(num_images: int, ranks: int) -> StepPlan:
@@ -102,12 +107,22 @@ def measure_against_memory() -> str:
     )
 
 
-def shards_read(images: Images, node: int) -> Iterable[list[int]]:
-    """Shards that a node reads, one list a step."""
-    steps = images // SIM_SHARD_IMAGES
+def shards_read(
+    images: Images, node: int, near: Near | None = None, partners: int = 0
+) -> Iterable[list[int]]:
+    """Shards that a node reads, one list a step; for mosaics, of some partners near each image too."""
+    shards = images // SIM_SHARD_IMAGES
     ranks = slice(node * RANKS_PER_NODE, (node + 1) * RANKS_PER_NODE)
-    for step in steps.reshape(-1, SIM_RANKS, BATCH)[:, ranks]:
-        yield step.ravel().tolist()
+    generator = np.random.default_rng(0)
+    for step in np.arange(len(images)).reshape(-1, SIM_RANKS, BATCH)[:, ranks]:
+        positions = step.ravel().tolist()
+        if near is not None:
+            places = generator.random((len(positions), partners)).tolist()
+            windows = [
+                (near(position), own) for position, own in zip(positions, places, strict=True)
+            ]
+            positions += [window[int(x * len(window))] for window, own in windows for x in own]
+        yield shards[positions].tolist()
 
 
 def fetches(reads: Iterable[list[int]], capacity: int) -> int:
@@ -143,12 +158,13 @@ def neighbors_in_a_step(images: Images) -> float:
     return float((place[1:] == place[:-1]).mean() * len(images) / (BATCH * SIM_RANKS))
 
 
-def simulate(name: str, images: Images) -> str:
+def simulate(name: str, images: Images, near: Near) -> str:
     """A row of the table."""
     share = SIM_SHARDS // SIM_NODES
     traffic = [
         fetches(shards_read(images, node=0), capacity) / share for capacity in (96, 192, SIM_SHARDS)
     ]
+    traffic.append(fetches(shards_read(images, 0, near, MOSAIC_PARTNERS), 192) / share)
     micro, step = class_spread(images)
     moved = np.abs(images - np.arange(len(images))).mean() / (len(images) / 3)
     cells = [f"{t:.1f}" for t in traffic]
@@ -158,15 +174,15 @@ def simulate(name: str, images: Images) -> str:
 
 def simulation() -> str:
     """Traffic and quality, by the number of shards in use at a time."""
-    total = SIM_SHARDS * SIM_SHARD_IMAGES
+    total, window = SIM_SHARDS * SIM_SHARD_IMAGES, AugmentConfig().mosaic_window
     lines = [
         f"{SIM_SHARDS} shards of {SIM_SHARD_IMAGES} images, sorted by class ({SIM_CLASSES}); {SIM_NODES} "
         f"nodes of {RANKS_PER_NODE} ranks. Fetches: shards a node fetches an epoch / its share of all\n"
         f"({SIM_SHARDS // SIM_NODES}), by shards in its cache.",
         "",
-        f"| order | fetches, cache 96 | 192 | {SIM_SHARDS} | class share's variance, micro-batch | "
+        f"| order | fetches, cache 96 | 192 | {SIM_SHARDS} | 192, mosaics | class share's variance, micro-batch | "
         "step | neighbors in a step | distance |",
-        "|---" * 8 + "|",
+        "|---" * 9 + "|",
     ]
     for shuffle in (SIM_RANKS, 256, WINDOW_SHARDS * SIM_RANKS, 2 * WINDOW_SHARDS * SIM_RANKS):
         order = ShuffledEpoch(
@@ -176,8 +192,10 @@ def simulation() -> str:
             batch_size=BATCH,
             shuffle_shards=shuffle,
         )
-        lines.append(simulate(f"`shuffle_shards` {shuffle}", order.images(np.arange(total))))
-    lines.append(simulate("full shuffle", np.random.default_rng(0).permutation(total)))
+        near = functools.partial(order.near, window=window)
+        lines.append(simulate(f"`shuffle_shards` {shuffle}", order.images(np.arange(total)), near))
+    full = np.random.default_rng(0).permutation(total)
+    lines.append(simulate("full shuffle", full, lambda at: round_about(at, total, window)))
     return "\n".join(lines)
 
 

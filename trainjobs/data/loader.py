@@ -82,7 +82,7 @@ class TrainingSamples:
     def _images(self, epoch: int) -> TrainingImages:
         return TrainingImages(
             size=self.split.size,
-            length=len(self.split),
+            near=functools.partial(self.orders.near, epoch, window=self.augment.mosaic_window),
             at=functools.partial(self.orders.images, epoch),
         )
 

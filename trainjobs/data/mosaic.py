@@ -45,8 +45,8 @@ class TrainingImages:
     """The images of one epoch, and their order."""
 
     size: Size
-    length: int
-    """Positions in the epoch's order."""
+    near: Callable[[int], Sequence[int]]
+    """The positions of the order that the mosaic partners of one come from; they depend on no rank."""
     at: Callable[[Sequence[int]], list[int]]
     """The images at some positions of the order."""
 
@@ -88,7 +88,7 @@ def plan_training_sample(
         mosaic: Whether mosaics are on in this epoch; `config.mosaic` is their probability.
 
     Source: recipe.md, section 2, "Augment order". Mosaic partners come from a window of the order
-        (see `partner_window`), not from a rank's shard.
+        (`augment.mosaic_window`), not from a rank's shard.
     """
     rng = np.random.Generator(
         np.random.Philox(key=[seed, epoch], counter=[0, 0, _STREAM, position])
@@ -102,7 +102,7 @@ def plan_training_sample(
     holes = _random_holes(draw, image_size) if draw() < config.cutout else ()
     mixed, share = None, 0.0
     if is_mosaic and draw() < config.mixup:
-        (other,) = _partners(draw, position, images, config.mosaic_window, 1)
+        (other,) = _partners(draw, position, images, 1)
         others = place_all(index=other, is_mosaic=True)
         mixed = SamplePlan(height=image_size, width=image_size, tiles=others, is_augmented=True)
         share = float(rng.beta(MIXUP_CONCENTRATION, MIXUP_CONCENTRATION))
@@ -118,23 +118,9 @@ def plan_training_sample(
     )
 
 
-def partner_window(position: int, length: int, window: int) -> range:
-    """The positions that the mosaic partners of one position come from.
-
-    They lie round it in the order, half on either side, so they depend on no rank and no micro-batch;
-    near the ends of the order the window is moved inside. 0: all positions.
-    """
-    if not window:
-        return range(length)
-    start = max(min(position - window // 2, length - window), 0)
-    return range(start, min(start + window, length))
-
-
-def _partners(
-    draw: Draw, position: int, images: TrainingImages, window: int, count: int
-) -> list[int]:
+def _partners(draw: Draw, position: int, images: TrainingImages, count: int) -> list[int]:
     """Random images of the window round a position."""
-    positions = partner_window(position, images.length, window)
+    positions = images.near(position)
     return images.at([positions[int(draw() * len(positions))] for _ in range(count)])
 
 
@@ -153,7 +139,7 @@ def _plan_tiles(
         placed = [_place_middle(index, images.size, image_size)]
     else:
         count = 9 if config.mosaic_nine and draw() < config.mosaic_nine else 4
-        members = _partners(draw, position, images, config.mosaic_window, count - 1)
+        members = _partners(draw, position, images, count - 1)
         members.insert(int(draw() * count), index)
         place = _place_four if count == 4 else _place_nine
         placed = place(draw, members, images.size, image_size)

@@ -10,7 +10,8 @@ many shards is shuffled in levels, so that a node needs few of them at a time (d
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,33 @@ class EpochOrder(Protocol):
     def images(self, positions: Indices) -> Indices:
         """The images at these positions, (n,); images are counted through the shards."""
         ...
+
+    def near(self, position: int, window: int) -> Sequence[int]:
+        """So many positions round one, or all there are: in a striped order, those of its stripe."""
+        ...
+
+
+def round_about(position: int, length: int, window: int) -> range:
+    """So many of `length` positions, half on either side of one; near an end, moved inside."""
+    start = max(min(position - window // 2, length - window), 0)
+    return range(start, min(start + window, length))
+
+
+@dataclass(frozen=True, slots=True)
+class _StripePositions(Sequence[int]):
+    """The positions of a stripe's images, by their offset in it."""
+
+    offsets: range
+    stripe: int
+    stripes: int
+    batch: int
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, index: Any) -> Any:
+        turn, inside = divmod(self.offsets[index], self.batch)
+        return (turn * self.stripes + self.stripe) * self.batch + inside
 
 
 class ShuffledEpoch:
@@ -80,6 +108,17 @@ class ShuffledEpoch:
         """See `EpochOrder`."""
         places = self._shuffle(positions)
         return places + self._shifts[np.searchsorted(self._ends, places, side="right")]
+
+    def near(self, position: int, window: int) -> Sequence[int]:
+        """See `EpochOrder`."""
+        striped = self._stripe * self._stripes
+        if position >= striped:
+            rest = round_about(position - striped, self._num_images - striped, window)
+            return range(striped + rest.start, striped + rest.stop)
+        turn, stripe = divmod(position // self._batch, self._stripes)
+        offset = turn * self._batch + position % self._batch
+        offsets = round_about(offset, self._stripe, window)
+        return _StripePositions(offsets, stripe, self._stripes, self._batch)
 
     def _shuffle(self, positions: Indices) -> Indices:
         """Places in the shards, laid end to end in this epoch's order."""
@@ -127,6 +166,10 @@ class WeightedEpoch:
         found = np.searchsorted(self._shares, draws + self._start, side="right")
         return np.minimum(found, len(self._shares) - 1)  # 2**-64 more than a float can tell from N
 
+    def near(self, position: int, window: int) -> Sequence[int]:
+        """See `EpochOrder`."""
+        return round_about(position, len(self._shares), window)
+
 
 class Orders:
     """The orders of a run's epochs. What was asked for last is kept, in blocks: many ask for it again."""
@@ -164,6 +207,12 @@ class Orders:
     def images(self, epoch: int, positions: Iterable[int]) -> list[int]:
         """The images at these positions of an epoch's order."""
         return [self._block(epoch, at // BLOCK)[at % BLOCK] for at in positions]
+
+    def near(self, epoch: int, position: int, window: int) -> Sequence[int]:
+        """So many positions round one of an epoch, as near in the shards; 0: all positions."""
+        if not window:
+            return range(self.num_images)
+        return self._epoch(epoch).near(position, window)
 
     def _open_epoch(self, epoch: int) -> EpochOrder:
         return self._open(seed=self._seed, epoch=epoch)

@@ -69,7 +69,7 @@ def plan(source: Images, position: int, config: AugmentConfig, size: int, **opti
         index=position % count,
         images=TrainingImages(
             size=lambda image: tuple(source.sizes[image].tolist()),
-            length=1000,
+            near=lambda _: range(1000),
             at=lambda places: [place % count for place in places],
         ),
         image_size=size,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from trainjobs.config import AugmentConfig
-from trainjobs.data.mosaic import TrainingImages, partner_window, plan_training_sample
+from trainjobs.data.mosaic import TrainingImages, plan_training_sample
+from trainjobs.data.order import round_about
 from trainjobs.data.random_warp import NEAREST
 from trainjobs.data.sample_plan import SamplePlan
 
@@ -15,10 +16,10 @@ SIZES = np.array([[60, 80], [80, 60], [64, 64], [30, 90], [100, 50]], np.int32)
 STILL = AugmentConfig(translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, flip_horizontal=0)
 
 
-def sized(sizes: np.ndarray) -> TrainingImages:
+def sized(sizes: np.ndarray, window: int = 1000) -> TrainingImages:
     return TrainingImages(
         size=lambda image: tuple(sizes[image].tolist()),
-        length=1000,
+        near=lambda position: round_about(position, 1000, window),
         at=lambda places: [at % 5 for at in places],
     )
 
@@ -59,33 +60,15 @@ def test_a_mosaic_has_four_tiles_of_which_one_is_the_image() -> None:
         assert 3 in indices
 
 
-@pytest.mark.parametrize("window", [0, 10])
+@pytest.mark.parametrize("window", [1000, 10])
 def test_partners_come_evenly_from_their_window_and_every_place(window: int) -> None:
-    config = AugmentConfig(mosaic_window=window)
-    tiles = [plan(position, config, index=2).tiles for position in range(200)]
+    images = sized(SIZES, window)
+    tiles = [plan(position, index=2, images=images).tiles for position in range(200)]
     partners = np.bincount([tile.index for four in tiles for tile in four])
     # 200 fixed ones, and 600 partners: 120 of each, 5 standard deviations of 9.8.
     assert np.abs(partners - [120, 120, 320, 120, 120]).max() < 50
     for place in range(4):
         assert any(four[place].index == 2 for four in tiles)
-
-
-@pytest.mark.parametrize(
-    ("position", "length", "window", "expected"),
-    [
-        (0, 100, 16, range(16)),
-        (8, 100, 16, range(16)),
-        (9, 100, 16, range(1, 17)),
-        (50, 100, 16, range(42, 58)),
-        (97, 100, 16, range(84, 100)),  # as long as the others
-        (3, 10, 16, range(10)),
-        (3, 10, 0, range(10)),
-    ],
-)
-def test_the_window_lies_round_the_position_and_inside_the_order(
-    position: int, length: int, window: int, expected: range
-) -> None:
-    assert partner_window(position, length, window) == expected
 
 
 def test_no_partner_lies_outside_of_the_window() -> None:
@@ -95,8 +78,8 @@ def test_no_partner_lies_outside_of_the_window() -> None:
         seen.extend(places)
         return [0] * len(places)
 
-    config = AugmentConfig(mosaic_window=8, mixup=1, mosaic_nine=0.5)
-    images = dataclasses.replace(IMAGES, at=watch)
+    config = AugmentConfig(mixup=1, mosaic_nine=0.5)
+    images = dataclasses.replace(sized(SIZES, window=8), at=watch)
     for position in range(16, 24):
         plan(position, config, images=images)
     assert set(seen) == set(range(12, 27))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.builders import make_orders, make_split
 from trainjobs.data.class_weights import rare_class_weights
-from trainjobs.data.order import WINDOW_SHARDS, Orders, ShuffledEpoch
+from trainjobs.data.order import WINDOW_SHARDS, Orders, ShuffledEpoch, round_about
 from trainjobs.data.schema import ImageRecord
 from trainjobs.detector.task import class_weights
 
@@ -174,3 +174,42 @@ def test_weights_of_a_split_come_from_its_labels(tmp_path: Path) -> None:
 
 def test_without_any_box_all_images_weigh_the_same() -> None:
     assert rare_class_weights(np.zeros(0, np.int64), np.zeros(3, np.int64)).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("position", "length", "window", "expected"),
+    [
+        (0, 100, 16, range(16)),
+        (8, 100, 16, range(16)),
+        (9, 100, 16, range(1, 17)),
+        (50, 100, 16, range(42, 58)),
+        (97, 100, 16, range(84, 100)),  # as long as the others
+        (3, 10, 16, range(10)),
+    ],
+)
+def test_a_window_lies_round_its_position_and_inside_the_order(
+    position: int, length: int, window: int, expected: range
+) -> None:
+    assert round_about(position, length, window) == expected
+    assert make_orders(length).near(0, position, window) == expected
+
+
+def test_without_a_window_every_position_is_near() -> None:
+    assert make_orders(60, 40).near(0, 99, 0) == range(100)
+
+
+def test_in_a_striped_order_what_is_near_a_position_is_of_its_stripe() -> None:
+    # 40 shards of 6 images, 16 at a time: two stripes, drawn from in turn, 2 images at a time.
+    orders = make_orders(*[6] * 40, shuffle_shards=16)
+    stripes = [{at for at in range(240) if at // 2 % 2 == stripe} for stripe in range(2)]
+    for position in range(240):
+        near = orders.near(0, position, 12)
+        assert len(near) == len(set(near)) == 12 and position in near
+        assert set(near) <= stripes[position // 2 % 2]
+        assert max(near) - min(near) < 2 * 12 + 2
+
+
+def test_what_does_not_fill_the_stripes_is_a_window_of_its_own() -> None:
+    orders = make_orders(*[6] * 40, 3, shuffle_shards=16)  # 243 images, 240 of them in stripes
+    assert list(orders.near(0, 241, 12)) == [240, 241, 242]
+    assert max(orders.near(0, 239, 12)) == 239
