@@ -60,16 +60,18 @@ class TrainingSamples:
     epochs: int
 
     def __getitem__(self, ref: SampleRef) -> Sample:
-        """Image (S, S, 3) uint8 and its labels (n, 5) [class, cx, cy, w, h] normalized."""
+        """Image (H, W, 3) uint8 and its labels (n, 5) [class, cx, cy, w, h] normalized."""
         plan = plan_training_sample(
             seed=self.seed,
             epoch=ref.epoch,
             position=ref.position,
             index=ref.image,
             images=self._images(ref.epoch),
-            image_size=self.image_size,
+            # A shape has room for its images at their size and no more: that is its longest side.
+            image_size=max(ref.shape) if ref.shape else self.image_size,
             config=self.augment,
             mosaic=ref.epoch < self.epochs - self.augment.close_mosaic,
+            shape=ref.shape,
         )
         return execute(plan, self._source)
 

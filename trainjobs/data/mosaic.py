@@ -18,6 +18,7 @@ from trainjobs.data.sample_plan import (
     PixelRect,
     Rect,
     SamplePlan,
+    Shape,
     TilePlan,
     jpeg_reduction,
 )
@@ -74,6 +75,7 @@ def plan_training_sample(
     image_size: int,
     config: AugmentConfig,
     mosaic: bool,
+    shape: Shape | None = None,
 ) -> SamplePlan:
     """Plan the augmentation of one training image.
 
@@ -83,9 +85,11 @@ def plan_training_sample(
         position: Of the image in the epoch's order.
         index: Of the image in the split.
         images: Of this epoch.
-        image_size: Side of the square output in px.
+        image_size: Px that the longest side is scaled to, before the random zoom.
         config: Ranges and probabilities.
         mosaic: Whether mosaics are on in this epoch; `config.mosaic` is their probability.
+        shape: Height and width of the output in px, in which the scaled image has room. Default: a
+            square of `image_size`; a mosaic needs it.
 
     Source: recipe.md, section 2, "Augment order". Mosaic partners come from a window of the order
         (`augment.mosaic_window`), not from a rank's shard.
@@ -95,20 +99,23 @@ def plan_training_sample(
     )
     draw: Draw = iter(rng.random(_MAX_DRAWS).tolist()).__next__
     is_mosaic = mosaic and draw() < config.mosaic
-    place_all = functools.partial(_plan_tiles, draw, position, images, image_size, config)
+    height, width = shape = shape or (image_size, image_size)
+    place_all = functools.partial(
+        _plan_tiles, draw, position, images, image_size, shape, config=config
+    )
     tiles = place_all(index=index, is_mosaic=is_mosaic)
     # What is off by default comes last: switching it on moves no number of what is on.
     color = _random_color(draw, config)
-    holes = _random_holes(draw, image_size) if draw() < config.cutout else ()
+    holes = _random_holes(draw, shape) if draw() < config.cutout else ()
     mixed, share = None, 0.0
     if is_mosaic and draw() < config.mixup:
         (other,) = _partners(draw, position, images, 1)
         others = place_all(index=other, is_mosaic=True)
-        mixed = SamplePlan(height=image_size, width=image_size, tiles=others, is_augmented=True)
+        mixed = SamplePlan(height=height, width=width, tiles=others, is_augmented=True)
         share = float(rng.beta(MIXUP_CONCENTRATION, MIXUP_CONCENTRATION))
     return SamplePlan(
-        height=image_size,
-        width=image_size,
+        height=height,
+        width=width,
         tiles=tiles,
         mixed=mixed,
         mixed_share=share,
@@ -129,23 +136,24 @@ def _plan_tiles(
     position: int,
     images: TrainingImages,
     image_size: int,
-    config: AugmentConfig,
+    shape: Shape,
     *,
+    config: AugmentConfig,
     index: int,
     is_mosaic: bool,
 ) -> tuple[TilePlan, ...]:
     """An image, alone or among partners of a position, put through one random warp."""
     if not is_mosaic:
-        placed = [_place_middle(index, images.size, image_size)]
+        placed = [_place_middle(index, images.size, image_size, shape)]
     else:
         count = 9 if config.mosaic_nine and draw() < config.mosaic_nine else 4
         members = _partners(draw, position, images, count - 1)
         members.insert(int(draw() * count), index)
         place = _place_four if count == 4 else _place_nine
         placed = place(draw, members, images.size, image_size)
-    canvas_side = 2 * image_size if is_mosaic else image_size
-    warp = random_warp(draw, canvas_side, image_size, config)
-    return tuple(_make_tile(tile, image_size, warp) for tile in placed)
+    canvas = (2 * image_size, 2 * image_size) if is_mosaic else shape
+    warp = random_warp(draw, canvas, shape, config)
+    return tuple(_make_tile(tile, shape, warp) for tile in placed)
 
 
 def _scaled(index: int, size: Size, image_size: int) -> tuple[int, int, float]:
@@ -154,10 +162,10 @@ def _scaled(index: int, size: Size, image_size: int) -> tuple[int, int, float]:
     return height, width, image_size / max(height, width)
 
 
-def _place_middle(index: int, size: Size, image_size: int) -> _Placed:
+def _place_middle(index: int, size: Size, image_size: int, shape: Shape) -> _Placed:
     height, width, scale = _scaled(index, size, image_size)
-    left, top = (image_size - width * scale) / 2, (image_size - height * scale) / 2
-    return _Placed(index, height, width, scale, left, top, (0.0, 0.0, image_size, image_size))
+    left, top = (shape[1] - width * scale) / 2, (shape[0] - height * scale) / 2
+    return _Placed(index, height, width, scale, left, top, (0.0, 0.0, shape[1], shape[0]))
 
 
 def _place_four(draw: Draw, members: Sequence[int], size: Size, image_size: int) -> list[_Placed]:
@@ -196,7 +204,7 @@ def _place_nine(draw: Draw, members: Sequence[int], size: Size, image_size: int)
     return placed
 
 
-def _make_tile(placed: _Placed, image_size: int, warp: Projection) -> TilePlan:
+def _make_tile(placed: _Placed, shape: Shape, warp: Projection) -> TilePlan:
     """A placed image put through the warp; it shows as far as it lies in its cell."""
     scale, left, top = placed.scale, placed.left, placed.top
     x1, y1, x2, y2 = placed.cell
@@ -208,7 +216,7 @@ def _make_tile(placed: _Placed, image_size: int, warp: Projection) -> TilePlan:
     )
     matrix, depth = compose(warp, scale, left, top)
     reduce = jpeg_reduction(scale)
-    window: PixelRect = (0, 0, image_size, image_size)
+    window: PixelRect = (0, 0, shape[1], shape[0])
     crop = None
     if depth == NO_PERSPECTIVE and can_snap(matrix, reduce):
         matrix, window, crop = snap(
@@ -217,7 +225,7 @@ def _make_tile(placed: _Placed, image_size: int, warp: Projection) -> TilePlan:
             height=placed.height,
             width=placed.width,
             reduce=reduce,
-            image_size=image_size,
+            shape=shape,
         )
     return TilePlan(
         index=placed.index,
@@ -246,13 +254,14 @@ def _random_color(draw: Draw, config: AugmentConfig) -> ColorPlan:
     )
 
 
-def _random_holes(draw: Draw, image_size: int) -> tuple[PixelRect, ...]:
+def _random_holes(draw: Draw, shape: Shape) -> tuple[PixelRect, ...]:
     """Rectangles of which the larger are few, cut at the image's edges."""
     holes = []
+    across, down = shape[1], shape[0]
     for largest in HOLE_SIDES:
-        width, height = (max(int(draw() * largest * image_size), 1) for _ in range(2))
-        x, y = (int(draw() * image_size) for _ in range(2))
+        width, height = (max(int(draw() * largest * side), 1) for side in (across, down))
+        x, y = (int(draw() * side) for side in (across, down))
         x1, y1 = max(x - width // 2, 0), max(y - height // 2, 0)
-        x2, y2 = min(x1 + width, image_size), min(y1 + height, image_size)
+        x2, y2 = min(x1 + width, across), min(y1 + height, down)
         holes.append((x1, y1, x2, y2))
     return tuple(holes)

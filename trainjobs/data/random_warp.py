@@ -22,8 +22,10 @@ def uniform(draw: Draw, low: float, high: float) -> float:
     return low + (high - low) * draw()
 
 
-def random_warp(draw: Draw, canvas_side: int, image_size: int, config: AugmentConfig) -> Projection:
-    """Map from the canvas to the output.
+def random_warp(
+    draw: Draw, canvas: tuple[int, int], output: tuple[int, int], config: AugmentConfig
+) -> Projection:
+    """Map from the canvas to the output, both by their height and width.
 
     About the canvas' middle: perspective, then rotation and zoom, then shear; then its middle is
     shifted to near the output's, and the output is flipped.
@@ -34,29 +36,30 @@ def random_warp(draw: Draw, canvas_side: int, image_size: int, config: AugmentCo
         math.tan(math.radians(uniform(draw, -config.shear, config.shear))) for _ in range(2)
     )
     low, high = 0.5 - config.translate, 0.5 + config.translate
-    shift_x, shift_y = (image_size * uniform(draw, low, high) for _ in range(2))
+    height, width = output
+    shift_x, shift_y = (side * uniform(draw, low, high) for side in (width, height))
     flip_x, flip_y = draw() < config.flip_horizontal, draw() < config.flip_vertical
     tilt_x, tilt_y = (uniform(draw, -config.perspective, config.perspective) for _ in range(2))
 
-    middle = canvas_side / 2
-    nearest = 1 - (abs(tilt_x) + abs(tilt_y)) * middle
+    middle_y, middle_x = middle = canvas[0] / 2, canvas[1] / 2
+    nearest = 1 - (abs(tilt_x) * middle_x + abs(tilt_y) * middle_y)
     if nearest < NEAREST:
         tilt_x, tilt_y = (tilt * (1 - NEAREST) / (1 - nearest) for tilt in (tilt_x, tilt_y))
     cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
-    depth = (tilt_x, tilt_y, 1 - (tilt_x + tilt_y) * middle)
+    depth = (tilt_x, tilt_y, 1 - (tilt_x * middle_x + tilt_y * middle_y))
     x = _row((cos - shear_x * sin, sin + shear_x * cos), middle, shift_x, depth)
     y = _row((shear_y * cos - sin, shear_y * sin + cos), middle, shift_y, depth)
     if flip_x:
-        x = _mirror(x, image_size, depth)
+        x = _mirror(x, width, depth)
     if flip_y:
-        y = _mirror(y, image_size, depth)
+        y = _mirror(y, height, depth)
     return x, y, depth
 
 
-def _row(linear: tuple[float, float], middle: float, shift: float, depth: Row) -> Row:
+def _row(linear: tuple[float, float], middle: tuple[float, float], shift: float, depth: Row) -> Row:
     """linear (point - middle) + shift depth, as factors of (x, y, 1)."""
     along_x, along_y = linear
-    offset = -(along_x + along_y) * middle + shift * depth[2]
+    offset = -(along_x * middle[1] + along_y * middle[0]) + shift * depth[2]
     return along_x + shift * depth[0], along_y + shift * depth[1], offset
 
 

@@ -22,6 +22,11 @@ Matrix = tuple[tuple[float, float, float], tuple[float, float, float]]
 NO_PERSPECTIVE = (0.0, 0.0, 1.0)
 """The depth of a tile that is parallel to the output: 1 everywhere."""
 
+Shape = tuple[int, int]
+"""Height and width in px of a batch."""
+EVAL_MARGIN = 0.5
+"""Strides of padding that a batch has besides what its images need. Source: recipe.md, section 2."""
+
 
 class ImageSource(Protocol):
     """What a plan is executed on; a `schema.Split`, or images without labels."""
@@ -153,8 +158,21 @@ def eval_shapes(
     batches = []
     for start in range(0, len(order), batch):
         members = order[start : start + batch]
-        lowest, highest = aspects[members[0]], aspects[members[-1]]
-        ratios = (min(highest, 1.0), min(1 / lowest, 1.0))
-        height, width = (math.ceil(r * image_size / stride + 0.5) * stride for r in ratios)
-        batches.append((members.tolist(), (height, width)))
+        shape = fitting_shape(sizes[members], image_size, stride, EVAL_MARGIN)
+        batches.append((members.tolist(), shape))
     return batches
+
+
+def fitting_shape(sizes: NDArray[np.int32], image_size: int, stride: int, margin: float) -> Shape:
+    """The least shape in which images fit whose longest side is scaled to `image_size`.
+
+    Args:
+        sizes: (n, 2) their heights and widths in px.
+        image_size: Px.
+        stride: Of which both sides are multiples, in px.
+        margin: Strides besides what the images need, before sides are rounded up.
+    """
+    aspects = sizes[:, 0] / sizes[:, 1]
+    ratios = (min(aspects.max(), 1.0), min(1 / aspects.min(), 1.0))
+    height, width = (math.ceil(r * image_size / stride + margin) * stride for r in ratios)
+    return height, width

@@ -14,6 +14,8 @@ class SampleRef(NamedTuple):
     epoch: int
     position: int
     image: int
+    shape: tuple[int, int] | None = None
+    """Height and width of its micro-batch in px. None: all have the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

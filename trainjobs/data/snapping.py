@@ -5,7 +5,7 @@ Such a tile is resized instead of warped: a quarter of the time. Boxes follow th
 
 import math
 
-from trainjobs.data.sample_plan import Matrix, PixelRect, Rect
+from trainjobs.data.sample_plan import Matrix, PixelRect, Rect, Shape
 
 MAX_SNAPPED_SCALE = 2.0
 """Output px to a decoded px up to which a tile is snapped: it moves by up to half a decoded px."""
@@ -23,16 +23,16 @@ def can_snap(matrix: Matrix, reduce: int) -> bool:
 
 
 def snap(
-    matrix: Matrix, source_rect: Rect, *, height: int, width: int, reduce: int, image_size: int
+    matrix: Matrix, source_rect: Rect, *, height: int, width: int, reduce: int, shape: Shape
 ) -> tuple[Matrix, PixelRect, PixelRect]:
-    """Matrix, window and crop of an upright tile (see `TilePlan`) in a square output.
+    """Matrix, window and crop of an upright tile (see `TilePlan`) in an output of a shape.
 
     A tile of which no pixel shows gets an empty window.
     """
     (a, _, x), (_, d, y) = matrix
     x1, y1, x2, y2 = source_rect
-    across = _snap_axis(a, x, x1, x2, length=width, unit=reduce, limit=image_size)
-    down = _snap_axis(d, y, y1, y2, length=height, unit=reduce, limit=image_size)
+    across = _snap_axis(a, x, x1, x2, length=width, unit=reduce, limit=shape[1])
+    down = _snap_axis(d, y, y1, y2, length=height, unit=reduce, limit=shape[0])
     if across is None or down is None:
         return matrix, _EMPTY, _EMPTY
     left, right, window_left, window_right, a, x = across

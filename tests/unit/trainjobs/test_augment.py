@@ -75,6 +75,7 @@ def plan(source: Images, position: int, config: AugmentConfig, size: int, **opti
         image_size=size,
         config=config,
         mosaic=options.get("mosaic", True),
+        shape=options.get("shape"),
     )
 
 
@@ -172,19 +173,23 @@ def make_marked(height: int, width: int) -> Images:
 
 
 @pytest.mark.parametrize("position", range(12))
+@pytest.mark.parametrize("shape", [(128, 128), (96, 128), (128, 160)])
 @pytest.mark.parametrize(
     "warp", [{}, {"degrees": 20, "shear": 5}, {"degrees": 10, "perspective": 0.002}]
 )
-def test_pixels_and_boxes_go_to_the_same_place(warp: dict[str, float], position: int) -> None:
+def test_pixels_and_boxes_go_to_the_same_place(
+    warp: dict[str, float], shape: tuple[int, int], position: int
+) -> None:
     source = make_marked(180, 240)
     config = AugmentConfig(flip_vertical=0.5, hsv_h=0, hsv_s=0, hsv_v=0, **warp)
-    sample = plan(source, position, config, 128, mosaic=False)
+    sample = plan(source, position, config, 128, mosaic=False, shape=shape)
     image, labels = execute(sample, source)
+    assert image.shape[:2] == shape
     y, x = np.nonzero(image[..., 0] > 127 + FILL // 2)
     if not len(labels):
         assert len(x) < 0.1 * 80 * 60
         return
-    cx, cy, w, h = labels[0, 1:] * 128
+    cx, cy, w, h = labels[0, 1:] * (*shape[::-1], *shape[::-1])
     found = [x.min(), y.min(), x.max() + 1, y.max() + 1]
     # A rotated rectangle is thinnest at the corners that touch its box.
     assert np.allclose(found, [cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], atol=2.5)

@@ -186,6 +186,19 @@ def test_a_training_sample_is_a_function_of_its_reference(tmp_path: Path) -> Non
     assert not np.array_equal(image, make_training_samples(split)[SampleRef(2, 2, 3)][0])
 
 
+@pytest.mark.parametrize("shape", [(96, 96), (32, 32), (48, 64)])
+def test_a_training_sample_has_the_shape_of_its_micro_batch(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    samples = make_training_samples(make_noise(tmp_path))
+    image, labels = samples[SampleRef(2, 2, 3, shape)]  # alone, and neither shifted nor zoomed
+    assert image.shape == (*shape, 3)
+    # The box is half of an image of 48 x 64 px that fills the longest side.
+    side = max(shape)
+    expected = [3, 0.5, 0.5, side / 2 / shape[1], side * 3 / 8 / shape[0]]
+    np.testing.assert_allclose(labels, [expected], atol=0.02)
+
+
 def test_the_last_epochs_are_without_mosaic(tmp_path: Path) -> None:
     samples = make_training_samples(make_noise(tmp_path), close_mosaic=1)
     # Without mosaic, shift and zoom, one box a quarter of its image stays; its class is the image.

@@ -120,6 +120,24 @@ def test_a_single_image_is_letterboxed_into_the_middle() -> None:
     assert tile.source_rect == (0, 0, 80, 60)
 
 
+@pytest.mark.parametrize("shape", [(48, 64), (64, 96)])
+def test_a_single_image_lies_in_the_middle_of_a_rectangle(shape: tuple[int, int]) -> None:
+    (tile,) = plan(index=0, config=STILL, mosaic=False, shape=shape).tiles
+    assert tile.matrix == ((0.8, 0, (shape[1] - 64) / 2), (0, 0.8, (shape[0] - 48) / 2))
+
+
+@pytest.mark.parametrize("warp", [{}, {"degrees": 20, "shear": 5, "perspective": 0.002}])
+def test_a_rectangle_turned_by_a_quarter_has_the_holes_and_shifts_of_its_own_sides(
+    warp: dict[str, float],
+) -> None:
+    config = AugmentConfig(cutout=1, scale=0, **warp)
+    for position in range(20):
+        wide = plan(position, config, mosaic=False, shape=(64, 640))
+        assert (wide.height, wide.width) == (64, 640)
+        assert all(x2 <= 640 and y2 <= 64 for _, _, x2, y2 in wide.holes)
+    assert max(hole[2] for hole in wide.holes) > 64
+
+
 def test_what_lies_off_the_canvas_does_not_show() -> None:
     config = dataclasses.replace(STILL, degrees=1e-6)  # warped, so that no tile is moved
     for position in range(20):
