@@ -16,12 +16,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from trainjobs.data.copies import Copies, Indices, Share
 from trainjobs.data.permutation import Bits, derive_key, derive_keys, permute
-
-Indices = NDArray[np.int64]
 
 ORDER_STREAM = 0x5EED
 """Keeps the random stream of the order apart from those of augmentation."""
+GROUP_STREAM = 0x52454354
+"""The same for the order of groups."""
 WINDOW_SHARDS = 8
 """Shards of a window: in so many places of the dataset a micro-batch has its images."""
 BLOCK = 128
@@ -32,6 +33,8 @@ KEPT_EPOCHS = 2
 """Around the end of an epoch, threads work on both."""
 _SHARDS, _REST, _FIRST_WINDOW = range(3)
 """What keys are derived for; windows are numbered from the last one on."""
+CHUNK = 2**16
+"""Positions that are turned into images together where all are: numpy's memory stays small."""
 
 
 class EpochOrder(Protocol):
@@ -142,8 +145,22 @@ class ShuffledEpoch:
         return base + permute(inside, length, keys)
 
 
+class MixedEpoch:
+    """Images of several datasets, each as often as its dataset's weight says; see `Copies`."""
+
+    def __init__(self, copies: Copies, *, seed: int, epoch: int, **shuffle: int) -> None:
+        """As `ShuffledEpoch`, which shuffles the copies of the shards."""
+        sizes = copies.sizes(epoch)
+        self._copies, self._epoch, self._ends = copies, epoch, np.cumsum(sizes)
+        self._shuffled = ShuffledEpoch(sizes, seed=seed, epoch=epoch, **shuffle)
+
+    def images(self, positions: Indices) -> Indices:
+        """See `EpochOrder`."""
+        return self._copies.images(self._shuffled.images(positions), self._epoch, self._ends)
+
+
 class WeightedEpoch:
-    """As many draws as there are images, each image as often as its weight says, rounded up or down.
+    """Images as often as their weights say, rounded up or down.
 
     Draws are spread evenly over the weights, not independent: equal weights give each image once.
     """
@@ -152,23 +169,73 @@ class WeightedEpoch:
         """Takes no time by the number of images.
 
         Args:
-            shares: (N,) cumulated weights, scaled so that the last is N.
+            shares: (N,) cumulated weights, scaled so that the last is the number of draws.
             seed: Of the run.
             epoch: Counted from 0.
         """
-        self._shares = shares
+        self._shares, self._num_draws = shares, round(shares[-1])
         self._key: Bits = derive_key(seed, epoch, ORDER_STREAM)
         self._start = float(derive_keys(self._key, _SHARDS)[0]) / 2**64
 
     def images(self, positions: Indices) -> Indices:
         """See `EpochOrder`."""
-        draws = permute(positions, len(self._shares), derive_keys(self._key, _REST))
+        draws = permute(positions, self._num_draws, derive_keys(self._key, _REST))
         found = np.searchsorted(self._shares, draws + self._start, side="right")
         return np.minimum(found, len(self._shares) - 1)  # 2**-64 more than a float can tell from N
 
     def near(self, position: int, window: int) -> Sequence[int]:
         """See `EpochOrder`."""
         return round_about(position, len(self._shares), window)
+
+
+class GroupedEpoch:
+    """The images of another order, those of one kind together: `batch_size` of them in a row.
+
+    Kinds follow each other as their numbers do, so a group that has two has neighbors. Which images
+    of a kind make a group, and where in the epoch it comes, is the epoch's own.
+    """
+
+    def __init__(
+        self,
+        order: EpochOrder,
+        kinds: NDArray[np.int16],
+        *,
+        num_images: int,
+        seed: int,
+        epoch: int,
+        batch_size: int,
+    ) -> None:
+        """Takes time and memory by the number of images.
+
+        Args:
+            order: Of the epoch.
+            kinds: (N,) the kind of each image, by image.
+            num_images: Positions of `order`.
+            seed: Of the run.
+            epoch: Counted from 0.
+            batch_size: Images of a group.
+        """
+        starts = range(0, num_images, CHUNK)
+        parts = [order.images(np.arange(at, min(at + CHUNK, num_images))) for at in starts]
+        images = np.concatenate(parts)
+        images = images[np.argsort(kinds[images], kind="stable")]
+        key = derive_key(seed, epoch, GROUP_STREAM)
+        self._batch, self._groups = batch_size, num_images // batch_size
+        # What fills no group comes last, and from another place each time, which shifts the groups.
+        rest = num_images % batch_size
+        cut = int(derive_keys(key, _REST)[0] % np.uint64(self._groups + 1)) * batch_size
+        self._images = np.concatenate(
+            [images[:cut], images[cut + rest :], images[cut : cut + rest]]
+        )
+        self._keys = derive_keys(key, _SHARDS)
+
+    def images(self, positions: Indices) -> Indices:
+        """See `EpochOrder`."""
+        group, inside = np.divmod(positions, self._batch)
+        is_whole = group < self._groups
+        group[is_whole] = permute(group[is_whole], self._groups, self._keys)
+        found: Indices = self._images[group * self._batch + inside]
+        return found
 
 
 class Orders:
@@ -181,26 +248,36 @@ class Orders:
         seed: int,
         batch_size: int,
         shuffle_shards: int,
+        shares: Sequence[Share] = (),
         weights: NDArray[np.float64] | None = None,
+        kinds: NDArray[np.int16] | None = None,
     ) -> None:
-        """Of the training split: see `ShuffledEpoch`. With weights: see `WeightedEpoch`.
+        """Of the training split: see `ShuffledEpoch`.
 
         Args:
             shard_sizes: Images in each shard.
             seed: Of the run.
             batch_size: See `ShuffledEpoch`.
             shuffle_shards: See `ShuffledEpoch`.
-            weights: (N,) how often each image is drawn, in proportion; not all 0.
+            shares: See `Copies`; none: every image once an epoch.
+            weights: (N,) how often each image is drawn, in proportion; not all 0. See
+                `WeightedEpoch`; `shares` then counts for the number of draws alone.
+            kinds: (N,) see `GroupedEpoch`. None: no groups.
         """
         sizes = np.asarray(shard_sizes, np.int64)
-        self.num_images = int(sizes.sum())
-        self._open: Callable[..., EpochOrder] = functools.partial(
-            ShuffledEpoch, sizes, batch_size=batch_size, shuffle_shards=shuffle_shards
-        )
+        copies = Copies(sizes, shares or [(len(sizes), 1.0)], seed=seed)
+        shuffle = {"batch_size": batch_size, "shuffle_shards": shuffle_shards}
+        self.num_images = copies.num_images
+        self._open: Callable[..., EpochOrder]
         if weights is not None:
-            shares = np.cumsum(weights)
-            self._open = functools.partial(WeightedEpoch, shares * (self.num_images / shares[-1]))
-        self._seed = seed
+            cumulated = np.cumsum(weights)
+            scaled = cumulated * (self.num_images / cumulated[-1])
+            self._open = functools.partial(WeightedEpoch, scaled)
+        elif shares:
+            self._open = functools.partial(MixedEpoch, copies, **shuffle)
+        else:
+            self._open = functools.partial(ShuffledEpoch, sizes, **shuffle)
+        self._seed, self._kinds, self._batch_size = seed, kinds, batch_size
         self._epoch = functools.lru_cache(KEPT_EPOCHS)(self._open_epoch)
         self._block = functools.lru_cache(KEPT_BLOCKS)(self._open_block)
 
@@ -215,7 +292,17 @@ class Orders:
         return self._epoch(epoch).near(position, window)
 
     def _open_epoch(self, epoch: int) -> EpochOrder:
-        return self._open(seed=self._seed, epoch=epoch)
+        order = self._open(seed=self._seed, epoch=epoch)
+        if self._kinds is None:
+            return order
+        return GroupedEpoch(
+            order,
+            self._kinds,
+            num_images=self.num_images,
+            seed=self._seed,
+            epoch=epoch,
+            batch_size=self._batch_size,
+        )
 
     def _open_block(self, epoch: int, number: int) -> list[int]:
         positions = np.arange(number * BLOCK, min((number + 1) * BLOCK, self.num_images))
