@@ -38,6 +38,8 @@ ALIASES = {
     "--label-smoothing": "--loss.label-smoothing",
     "--optimizer": "--optim.name",
     "--image-weights": "--data.image-weights",
+    "--rect": "--data.rect",
+    "--multi-scale": "--data.multi-scale",
 }
 """Short form -> flag."""
 
@@ -57,14 +59,12 @@ NOT_HERE = {
     "--sync-bn": "not yet; BatchNorm's running statistics are combined over ranks in any case",
     "--freeze": "not yet",
     "--evolve": "use `python -m tuning.sweep`, a search over any settings",
-    "--rect": "validation always uses rectangular batches, training square ones",
-    "--multi-scale": "not yet; --augment.scale zooms within the image size",
     "--single-cls": "not yet; give a data.yaml with one class",
     "--cfg": "give --model, for example yolov5s",
     "--exist-ok": "a run name that stands is continued; give another --run-name for a new run",
     "--save-period": "give --checkpoint.every-epochs",
     "--noautoanchor": "anchors are never changed",
-    "--quad": "mosaic (--augment.mosaic) covers it",
+    "--quad": "mosaic (--augment.mosaic) and --multi-scale 0.5 cover it",
     "--cache": "images are packed and read through the page cache of the node; there is nothing to set",
 }
 """Flags of YOLOv5 and torchrun that have no equal here, and what to do instead."""

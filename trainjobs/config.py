@@ -30,6 +30,12 @@ class DataConfig:
     """A packed dataset, by folder or URI, or a data.yaml. Default: one that the run generates."""
     image_size: int = 640
     """Side of the square training image in px; a multiple of the model's largest stride."""
+    rect: bool = False
+    """Train on rectangles: images of like aspect share a micro-batch, with the least padding. There
+    is no mosaic then, and no mixup."""
+    multi_scale: float = 0.0
+    """The side of each micro-batch is drawn from image_size times [1 - multi_scale, 1 + multi_scale].
+    YOLOv5's flag means 0.5."""
     shuffle_shards: int = 256
     """Shards of the training split that are shuffled as a whole. Of more, so many are in use at a
     time, shared out over the nodes: a node's cache must hold its part (docs/data.md)."""
@@ -46,6 +52,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_range("data.image_size", self.image_size, 32)
+        _check_range("data.multi_scale", self.multi_scale, 0, 0.9)
         _check_range("data.shuffle_shards", self.shuffle_shards, 1)
         if self.loader_workers != "auto":
             _check_range("data.loader_workers", self.loader_workers, 0)

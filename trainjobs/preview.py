@@ -86,4 +86,5 @@ def activation_bytes(config: TrainConfig, job: Job, num_classes: int) -> int:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             model(images)
     parameters = count_parameters(model) * 4
-    return sum(kept.values()) - parameters
+    largest_area = (1 + config.data.multi_scale) ** 2
+    return round((sum(kept.values()) - parameters) * largest_area)

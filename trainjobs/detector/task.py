@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from cluster.errors import CheckpointError, ConfigError
 from trainjobs.checkpoint import load_weights
 from trainjobs.config import TrainConfig
+from trainjobs.data.batch_shapes import BatchShapes, kinds_by_shape
 from trainjobs.data.class_weights import rare_class_weights
 from trainjobs.data.loader import EvaluationSamples, TrainingSamples, build_loader, gray_batch
 from trainjobs.data.order import Orders
@@ -65,7 +67,14 @@ class DetectionTask:
             batch_size=self.config.batch_size_per_worker,
             shuffle_shards=settings.shuffle_shards,
             weights=class_weights(self.train) if settings.image_weights else None,
+            kinds=kinds_by_shape(self.train.sizes, settings.image_size, self._stride)
+            if settings.rect
+            else None,
         )
+
+    @property
+    def _stride(self) -> int:
+        return max_stride(self.config.model.name)
 
     def build_model(self) -> nn.Module:
         """YOLOv5 from the run's seed, or from `model.weights`; equal on every rank."""
@@ -82,19 +91,30 @@ class DetectionTask:
 
     def training_batches(self, batches: Iterable[list[Any]]) -> Iterable[Batch]:
         """Augmented images by (epoch, position, image)."""
+        settings, augment = self.config.data, self.config.augment
         samples = TrainingSamples(
             split=self.train,
             orders=self.orders,
-            augment=self.config.augment,
-            image_size=self.config.data.image_size,
+            # A mosaic is square, and so is what is mixed with it.
+            augment=replace(augment, mosaic=0.0) if settings.rect else augment,
+            image_size=settings.image_size,
             seed=self.config.seed,
             epochs=self.config.epochs,
         )
+        if settings.rect or settings.multi_scale:
+            shapes = BatchShapes(
+                image_size=settings.image_size,
+                stride=self._stride,
+                seed=self.config.seed,
+                multi_scale=settings.multi_scale,
+                sizes=self.train.sizes if settings.rect else None,
+            )
+            batches = shapes.shaped(batches)
         return self.context.prepare_loader(self._loader(samples, batches))
 
     def dummy_batch(self) -> Batch:
         """Gray images without boxes."""
-        return gray_batch(max_stride(self.config.model.name), self.context.device)
+        return gray_batch(self._stride, self.context.device)
 
     def compute_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Loss:
         """Forward and loss of one micro-batch; `images` (B, 3, H, W) uint8."""
@@ -141,7 +161,7 @@ class DetectionTask:
         batches = eval_shapes(
             self.val.sizes,
             self.config.data.image_size,
-            max_stride(self.config.model.name),
+            self._stride,
             self.config.batch_size_per_worker,
         )
         return batches[self.context.rank :: self.context.world_size]
