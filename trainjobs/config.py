@@ -10,6 +10,7 @@ from typing import Literal
 
 from cluster.config import ResourceRequest
 from cluster.errors import ConfigError
+from trainjobs.weighted_source import parse_weighted
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 """It becomes a folder and part of URIs."""
@@ -28,6 +29,9 @@ class DataConfig:
 
     source: str | None = None
     """A packed dataset, by folder or URI, or a data.yaml. Default: one that the run generates."""
+    also: tuple[str, ...] = ()
+    """Further datasets to train on, each SOURCE or SOURCE#WEIGHT: an image comes WEIGHT (1) times an
+    epoch, 0.5 every other epoch. Their classes are found by name among those of source."""
     image_size: int = 640
     """Side of the square training image in px; a multiple of the model's largest stride."""
     rect: bool = False
@@ -51,6 +55,8 @@ class DataConfig:
     """Training images of the generated dataset."""
 
     def __post_init__(self) -> None:
+        for text in self.also:
+            parse_weighted(text, "data.also")
         _check_range("data.image_size", self.image_size, 32)
         _check_range("data.multi_scale", self.multi_scale, 0, 0.9)
         _check_range("data.shuffle_shards", self.shuffle_shards, 1)

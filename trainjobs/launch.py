@@ -29,8 +29,9 @@ from cluster.session import Session, connect
 from cluster.storage import RunPaths
 from cluster.storage_check import check_storage
 from trainjobs.config import TrainConfig
+from trainjobs.data.mixture import log_summary
 from trainjobs.data.packing import quarantine_csv
-from trainjobs.data.prepare import Prepared, log_summary
+from trainjobs.data.prepare import Prepared
 from trainjobs.driver import Callback, Driver, failure_cause
 from trainjobs.fork import fork_from
 from trainjobs.gauges import RUN_GAUGES, RunGauges
@@ -117,7 +118,7 @@ def _launch(
     started = time.monotonic()
     data = prepare_data(config)
     log_summary(data)
-    config = fit_batch(config, data.counts["train"])
+    config = fit_batch(config, data.images_per_epoch)
     if saved := load_config(paths):
         config = resolve_resume(config, saved)
     if done := finished_result(config, paths):
@@ -207,7 +208,7 @@ def _begin(paths: RunPaths, config: TrainConfig, data: Prepared) -> RunRecord:
     record.dataset_fingerprint = data.fingerprint
     save_config(paths, config)
     save_record(paths, record)
-    paths.write_text(QUARANTINE, quarantine_csv(data.quarantine))
+    paths.write_text(QUARANTINE, quarantine_csv(data.all_quarantine))
     return record
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from cluster.places import dataset_cache, in_job
 from cluster.storage import RunPaths, is_uri, resolve_storage
 from trainjobs.config import TrainConfig
-from trainjobs.data.prepare import Prepared, prepare_dataset
+from trainjobs.data.mixture import prepare_datasets
+from trainjobs.data.prepare import Prepared
+from trainjobs.weighted_source import WeightedSource, parse_weighted
 
 
 def locate(config: TrainConfig) -> tuple[TrainConfig, RunPaths]:
@@ -28,7 +30,11 @@ def locate(config: TrainConfig) -> tuple[TrainConfig, RunPaths]:
         config,
         run_name=name,
         # Ranks run in another directory.
-        data=dataclasses.replace(config.data, source=_absolute(config.data.source)),
+        data=dataclasses.replace(
+            config.data,
+            source=_absolute(config.data.source),
+            also=tuple(str(_absolute_weighted(text)) for text in config.data.also),
+        ),
         model=dataclasses.replace(config.model, weights=_absolute(config.model.weights)),
         checkpoint=dataclasses.replace(
             config.checkpoint, start_from=_absolute(config.checkpoint.start_from)
@@ -44,10 +50,19 @@ def new_run_name(model: str) -> str:
 
 
 def prepare_data(config: TrainConfig) -> Prepared:
-    """The dataset, scanned into this node's cache."""
+    """The datasets, scanned into this node's cache."""
     cache = Path(dataset_cache()).expanduser()
-    return prepare_dataset(config.data.source, cache, config.data, config.seed)
+    return prepare_datasets(config.data, cache, config.seed)
 
 
 def _absolute(path: str | None) -> str | None:
-    return path if path is None or is_uri(path) else str(Path(path).absolute())
+    return None if path is None else _absolute_path(path)
+
+
+def _absolute_path(path: str) -> str:
+    return path if is_uri(path) else str(Path(path).absolute())
+
+
+def _absolute_weighted(text: str) -> WeightedSource:
+    given = parse_weighted(text, "data.also")
+    return WeightedSource(_absolute_path(given.source), given.weight)

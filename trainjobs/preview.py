@@ -36,7 +36,7 @@ def _preview(config: TrainConfig, job: Job, cluster: ClusterConfig) -> str:
     with connect(cluster) as session:
         plan = resources.plan(config.resources, session.nodes())
     world_size = plan.num_workers[1]
-    num_images = data.counts["train"]
+    num_images = data.images_per_epoch
     config = resolve_launch(fit_batch(config, num_images), world_size=world_size)
     steps = build_plan(config, num_images=num_images, world_size=world_size)
     optim, full = config.optim, steps.images_per_step

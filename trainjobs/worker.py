@@ -24,7 +24,7 @@ from cluster.logs import configure_rank_logging
 from cluster.storage import RunPaths
 from trainjobs.config import TrainConfig
 from trainjobs.data.loader import resolve_loader_workers
-from trainjobs.data.prepare import prepare_dataset
+from trainjobs.data.mixture import prepare_datasets
 from trainjobs.distributed import DDP_OPTIONS, broadcast_object
 from trainjobs.events import GroupStarted
 from trainjobs.jobs import JOBS
@@ -91,10 +91,10 @@ def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: 
         prepare_loader=partial(ray.train.torch.prepare_data_loader, add_dist_sampler=False),
     )
     cache = Path(settings.cache).expanduser()
-    data = prepare_dataset(config.data.source, cache, config.data, config.seed)
+    data = prepare_datasets(config.data, cache, config.seed)
     if data.fingerprint != settings.dataset_fingerprint:
         raise DatasetError(
-            str(config.data.source),
+            ", ".join([str(config.data.source), *config.data.also]),
             f"holds something else on {socket.gethostname()} than where the run was launched; give "
             "all nodes the same files, or a folder that they share",
         )

@@ -11,10 +11,13 @@ MAX_LISTED_NAMES = 30
 
 def unknown_class(name: object, names: Sequence[str]) -> str:
     """What to say of a label whose class is not among the names."""
-    listed = ", ".join(names[:MAX_LISTED_NAMES]) + (
-        ", ..." if len(names) > MAX_LISTED_NAMES else ""
-    )
-    return f"class {name!r:.60} is not among the {len(names)} names of the data.yaml: {listed}"
+    known = listed(names)
+    return f"class {name!r:.60} is not among the {len(names)} names of the data.yaml: {known}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The names in a line, the first of them if there are many."""
+    return ", ".join(names[:MAX_LISTED_NAMES]) + (", ..." if len(names) > MAX_LISTED_NAMES else "")
 
 
 def read_names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:

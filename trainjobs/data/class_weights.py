@@ -5,24 +5,31 @@ from numpy.typing import NDArray
 
 
 def rare_class_weights(
-    classes: NDArray[np.int64], boxes_per_image: NDArray[np.int64]
+    classes: NDArray[np.int64],
+    boxes_per_image: NDArray[np.int64],
+    copies: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Weights of images: as if one drew a class, then one of its boxes, and took its image.
 
     So each class has the same share of the draws. An image without a box has the mean of the others'
-    weights: such images keep their share.
+    weights: such images keep their share. An image of two copies counts as two.
 
     Args:
         classes: (M,) class of each box, image after image.
         boxes_per_image: (N,).
+        copies: (N,) of each image; fractions too. Default: 1.
 
     Returns:
         (N,), all above 0.
     """
-    rarity = 1 / np.bincount(classes)[classes] if len(classes) else np.zeros(0)
+    copies = np.ones(len(boxes_per_image)) if copies is None else copies
     owners = np.repeat(np.arange(len(boxes_per_image)), boxes_per_image)
+    rarity = 1 / np.bincount(classes, copies[owners])[classes] if len(classes) else np.zeros(0)
     sums = np.bincount(owners, rarity, minlength=len(boxes_per_image))
     weights = sums.astype(np.float64)
     has_boxes = boxes_per_image > 0
-    weights[~has_boxes] = weights[has_boxes].mean() if has_boxes.any() else 1.0
-    return weights
+    if has_boxes.any():
+        weights[~has_boxes] = np.average(weights[has_boxes], weights=copies[has_boxes])
+    else:
+        weights[:] = 1.0
+    return weights * copies

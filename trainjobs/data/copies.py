@@ -7,7 +7,7 @@ once in part. A part has each image in the same share of the epochs, to within o
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trainjobs.data.permutation import derive_key, derive_keys, permute
 
@@ -17,6 +17,18 @@ Share = tuple[int, float]
 
 PART_STREAM = 0x50415254
 """Keeps the choice of images for parts apart from other uses of the seed."""
+
+
+def images_in_all(weights: ArrayLike, totals: ArrayLike) -> Indices:
+    """Images that an epoch has of the first datasets; sums are rounded, to the nearest."""
+    products = np.multiply(weights, totals)
+    return np.floor(np.cumsum(products) + 0.5).astype(np.int64)
+
+
+def weights_of_images(sizes: Sequence[int], shares: Sequence[Share]) -> NDArray[np.float64]:
+    """(N,) how often each image comes in an epoch, by the sizes of all shards."""
+    weights = np.repeat([weight for _, weight in shares], [count for count, _ in shares])
+    return np.repeat(weights, sizes)
 
 
 class Copies:
@@ -33,8 +45,7 @@ class Copies:
         owners = np.repeat(np.arange(len(shares)), [count for count, _ in shares])
         totals = np.bincount(owners, sizes, minlength=len(shares)).astype(np.int64)
         weights = np.array([weight for _, weight in shares])
-        # Sums are rounded, so that the epoch has as many images as the weights say, to one half.
-        ends = np.floor(np.cumsum(weights * totals) + 0.5).astype(np.int64)
+        ends = images_in_all(weights, totals)
         taken = np.diff(ends, prepend=0) - weights.astype(np.int64) * totals
         self.num_images = int(ends[-1])
         """Of an epoch; the same in each."""

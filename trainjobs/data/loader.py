@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from trainjobs.config import AugmentConfig
 from trainjobs.data.augment import execute
 from trainjobs.data.decoded import DecodedWindow
+from trainjobs.data.joined import TrainingSplit
 from trainjobs.data.mosaic import TrainingImages, plan_training_sample
 from trainjobs.data.order import Orders
 from trainjobs.data.sample_plan import ImageSource, plan_letterbox
@@ -52,7 +53,7 @@ class Samples(Protocol):
 class TrainingSamples:
     """Augmented training images, addressed by their place in the order."""
 
-    split: Split
+    split: TrainingSplit
     orders: Orders
     augment: AugmentConfig
     image_size: int

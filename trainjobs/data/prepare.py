@@ -7,20 +7,22 @@ changed one is packed anew.
 
 import csv
 import fcntl
+import hashlib
 import io
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.errors import DatasetError, StorageError
 from cluster.storage import RunPaths, is_uri
 from trainjobs.config import DataConfig
 from trainjobs.data.cache import CachedShards, LocalShards
+from trainjobs.data.copies import Share, images_in_all
 from trainjobs.data.index import INDEX, DatasetIndex, parse_index
+from trainjobs.data.joined import JoinedSplit, TrainingSplit
 from trainjobs.data.packing import (
     QUARANTINE,
     pack_shard,
@@ -32,8 +34,6 @@ from trainjobs.data.scanning import QuarantineRow, open_split
 from trainjobs.data.shapes import SHAPES_VERSION, generate_shapes
 from trainjobs.data.shards import Split
 from trainjobs.data.sources import DatasetSpec, read_data_yaml
-
-logger = logging.getLogger(__name__)
 
 PREPARED_SPLITS = ("train", "val")
 ALLOWED_SKIPS = 10
@@ -53,6 +53,8 @@ class Prepared:
     quarantine: list[QuarantineRow]
     """Images and label rows that were left out."""
     fetch: LocalShards | CachedShards = field(repr=False)
+    also: tuple["Addition", ...] = ()
+    """Datasets that are trained on beside it."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -61,8 +63,11 @@ class Prepared:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies what the dataset holds, wherever it lies."""
-        return self.index.fingerprint
+        """Identifies what the dataset, and those beside it, hold, wherever they lie."""
+        if not self.also:
+            return self.index.fingerprint
+        others = [(other.data.fingerprint, other.weight) for other in self.also]
+        return hashlib.sha256(repr((self.index.fingerprint, others)).encode()).hexdigest()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -74,12 +79,57 @@ class Prepared:
         """Images of each split that were left out."""
         return {split: entry.num_skipped for split, entry in self.index.splits.items()}
 
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """Of the datasets in an epoch, in the order of `open_train`."""
+        parts = [(self, 1.0), *((other.data, other.weight) for other in self.also)]
+        return tuple((len(part.index.splits["train"].shards), weight) for part, weight in parts)
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Training images of an epoch, of all datasets."""
+        counts = [self.counts["train"], *(other.data.counts["train"] for other in self.also)]
+        return int(images_in_all([1.0, *(other.weight for other in self.also)], counts)[-1])
+
+    @property
+    def all_quarantine(self) -> list[QuarantineRow]:
+        """What was left out of all datasets; of the others, files are named after their source."""
+        others = [
+            replace(row, file=f"{other.source}: {row.file}")
+            for other in self.also
+            for row in other.data.quarantine
+        ]
+        return self.quarantine + others
+
     def open(self, split: str) -> Split:
-        """The split `train` or `val`."""
+        """A split of this dataset alone, `train` or `val`."""
         return Split(self.index.splits[split], self.names, self.fetch)
 
+    def open_train(self) -> TrainingSplit:
+        """The training splits of all datasets, as one."""
+        if not self.also:
+            return self.open("train")
+        return JoinedSplit([self.open("train"), *(other.data.open("train") for other in self.also)])
 
-def prepare_dataset(source: str | None, cache: Path, data: DataConfig, seed: int) -> Prepared:
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Addition:
+    """A dataset that is trained on beside another."""
+
+    source: str
+    weight: float
+    """How often each of its images comes in an epoch."""
+    data: Prepared
+
+
+def prepare_dataset(
+    source: str | None,
+    cache: Path,
+    data: DataConfig,
+    seed: int,
+    *,
+    splits: tuple[str, ...] = PREPARED_SPLITS,
+) -> Prepared:
     """Find a packed dataset, or pack one into the cache; safe to call on all ranks at once.
 
     Args:
@@ -88,6 +138,7 @@ def prepare_dataset(source: str | None, cache: Path, data: DataConfig, seed: int
         cache: folder on this node that this service may fill.
         data: size of the generated dataset, how many bad images are too many, room in the cache.
         seed: of the generated dataset.
+        splits: that it must have; of what is not packed yet, these alone are read.
 
     Raises:
         DatasetError: the dataset cannot be used; says which file and why.
@@ -95,14 +146,14 @@ def prepare_dataset(source: str | None, cache: Path, data: DataConfig, seed: int
     """
     location = packed_location(source)
     if location is None:
-        location = str(_pack_here(source, cache, data, seed))
+        location = str(_pack_here(source, cache, data, seed, splits))
     room = round(data.cache_gib * 2**30)
     remote = CachedShards(location, cache / "shards", room)
     prepared = open_packed(location, remote if is_uri(location) else LocalShards(Path(location)))
-    for split in PREPARED_SPLITS:
+    for split in splits:
         if split not in prepared.index.splits:
             raise DatasetError(f"{location}/{INDEX}", f"has no split {split!r}")
-    _check_skipped(prepared, source or location, data.max_bad_fraction)
+        _check_skipped(prepared, split, source or location, data.max_bad_fraction)
     return prepared
 
 
@@ -149,43 +200,19 @@ def open_packed(location: str, fetch: LocalShards | CachedShards) -> Prepared:
     return Prepared(location=location, index=index, quarantine=quarantine, fetch=fetch)
 
 
-def log_summary(prepared: Prepared) -> None:
-    """Log what was found: one INFO line and, if anything was left out, one warning.
-
-    Separate from `prepare_dataset`, which each rank calls.
-    """
-    sizes = ", ".join(f"{count} {split}" for split, count in prepared.counts.items())
-    logger.info(
-        "dataset: %s images (%s without objects), %s classes: %s",
-        sizes,
-        sum(entry.num_background for entry in prepared.index.splits.values()),
-        len(prepared.names),
-        ", ".join(prepared.names[:10]) + (", ..." if len(prepared.names) > 10 else ""),
-    )
-    if prepared.quarantine:
-        num_images = sum(prepared.skipped.values())
-        first = prepared.quarantine[0]
-        logger.warning(
-            "left out %s images and %s label rows, all listed in %s; the first: %s: %s",
-            num_images,
-            len(prepared.quarantine) - num_images,
-            RunPaths(prepared.location, "").location(QUARANTINE),
-            first.file if first.row is None else f"{first.file}, row {first.row}",
-            first.reason,
-        )
-
-
-def _pack_here(source: str | None, cache: Path, data: DataConfig, seed: int) -> Path:
+def _pack_here(
+    source: str | None, cache: Path, data: DataConfig, seed: int, splits: tuple[str, ...]
+) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / "prepare.lock"):
         spec = read_data_yaml(Path(source) if source else _generate(cache, data, seed))
-        folder = cache / f"dataset-{source_key(spec, PREPARED_SPLITS)[:16]}"
-        _make_whole(folder, lambda new: _pack(spec, new))
+        folder = cache / f"dataset-{source_key(spec, splits)[:16]}"
+        _make_whole(folder, lambda new: _pack(spec, splits, new))
     return folder
 
 
-def _pack(spec: DatasetSpec, folder: Path) -> None:
-    sources = [open_split(spec, split) for split in PREPARED_SPLITS]
+def _pack(spec: DatasetSpec, splits: tuple[str, ...], folder: Path) -> None:
+    sources = [open_split(spec, split) for split in splits]
     packed = []
     for source in sources:
         for plan in plan_shards(source.split, source.images):
@@ -232,14 +259,13 @@ def is_too_bad(num_skipped: int, num_images: int, max_bad_fraction: float) -> bo
     return num_skipped > ALLOWED_SKIPS and num_skipped > max_bad_fraction * num_images
 
 
-def _check_skipped(prepared: Prepared, source: str, max_bad_fraction: float) -> None:
-    for split in PREPARED_SPLITS:
-        bad = prepared.skipped[split]
-        total = bad + prepared.counts[split]
-        if is_too_bad(bad, total, max_bad_fraction):
-            raise DatasetError(
-                source,
-                f"{split}: {bad} of {total} images cannot be used, more than "
-                f"data.max_bad_fraction ({max_bad_fraction:g}) allows; they are listed in "
-                f"{RunPaths(prepared.location, '').location(QUARANTINE)}",
-            )
+def _check_skipped(prepared: Prepared, split: str, source: str, max_bad_fraction: float) -> None:
+    bad = prepared.skipped[split]
+    total = bad + prepared.counts[split]
+    if is_too_bad(bad, total, max_bad_fraction):
+        raise DatasetError(
+            source,
+            f"{split}: {bad} of {total} images cannot be used, more than "
+            f"data.max_bad_fraction ({max_bad_fraction:g}) allows; they are listed in "
+            f"{RunPaths(prepared.location, '').location(QUARANTINE)}",
+        )

@@ -3,7 +3,7 @@
 import functools
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from trainjobs.checkpoint import load_weights
 from trainjobs.config import TrainConfig
 from trainjobs.data.batch_shapes import BatchShapes, kinds_by_shape
 from trainjobs.data.class_weights import rare_class_weights
+from trainjobs.data.copies import Share, weights_of_images
+from trainjobs.data.joined import TrainingSplit
 from trainjobs.data.loader import EvaluationSamples, TrainingSamples, build_loader, gray_batch
 from trainjobs.data.order import Orders
 from trainjobs.data.prepare import Prepared
@@ -53,7 +55,8 @@ class DetectionTask:
 
     def __init__(self, config: TrainConfig, data: Prepared, context: RankContext) -> None:
         self.config, self.names, self.context = config, data.names, context
-        self.train: Split = data.open("train")
+        self.train: TrainingSplit = data.open_train()
+        self._shares = data.shares if data.also else ()
         self.val: Split = data.open("val")
         self.last: Evaluation | None = None
 
@@ -66,7 +69,8 @@ class DetectionTask:
             seed=self.config.seed,
             batch_size=self.config.batch_size_per_worker,
             shuffle_shards=settings.shuffle_shards,
-            weights=class_weights(self.train) if settings.image_weights else None,
+            shares=self._shares,
+            weights=class_weights(self.train, self._shares) if settings.image_weights else None,
             kinds=kinds_by_shape(self.train.sizes, settings.image_size, self._stride)
             if settings.rect
             else None,
@@ -198,10 +202,12 @@ def _to_float(images: Tensor) -> Tensor:
     return images.to(memory_format=torch.channels_last).float() / 255
 
 
-def class_weights(split: Split) -> NDArray[np.float64]:
-    """(N,) how often each image is to be drawn, by how rare its classes are."""
+def class_weights(split: TrainingSplit, shares: Sequence[Share] = ()) -> NDArray[np.float64]:
+    """(N,) how often each image is to be drawn, by how rare its classes are in an epoch."""
     classes = [split.labels(index)[0] for index in range(len(split))]
-    return rare_class_weights(np.concatenate(classes), np.array([len(found) for found in classes]))
+    copies = weights_of_images(split.shard_sizes, shares) if shares else None
+    counts = np.array([len(found) for found in classes])
+    return rare_class_weights(np.concatenate(classes), counts, copies)
 
 
 def load_into(model: nn.Module, path: Path) -> None:

@@ -66,6 +66,19 @@ def test_yolov5s_image_weights_is_a_switch() -> None:
     assert read("--data.image-weights").data.image_weights
 
 
+def test_yolov5s_rect_is_a_switch_and_its_multi_scale_a_fraction() -> None:
+    assert not read().data.rect and read("--rect").data.rect
+    assert read("--multi-scale", "0.5").data.multi_scale == 0.5
+
+
+def test_further_datasets_follow_each_other_and_replace_those_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {source: d, also: [a, 's3://b/x#0.5']}\n")
+    assert read("--config", str(file)).data.also == ("a", "s3://b/x#0.5")
+    both = read("--config", str(file), "--data.also", "c#2", "d")
+    assert both.data.also == ("c#2", "d")
+
+
 def test_a_number_of_workers_fits_what_resources_reads() -> None:
     assert read("--num-workers", "2").resources.worker_range() == (2, 2)
 

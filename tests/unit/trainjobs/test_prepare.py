@@ -8,7 +8,8 @@ import pytest
 
 from cluster.errors import DatasetError
 from trainjobs.config import DataConfig
-from trainjobs.data.prepare import Prepared, log_summary, prepare_dataset
+from trainjobs.data.mixture import log_summary
+from trainjobs.data.prepare import Prepared, prepare_dataset
 from trainjobs.data.shapes import generate_shapes
 
 CONFIG = DataConfig(image_size=32, generated_images=3)
