@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainjobs.config import AugmentConfig
-from trainjobs.data.order import BLOCK, WINDOW_SHARDS, Orders, ShuffledEpoch, round_about
+from trainjobs.data.nearby import round_about
+from trainjobs.data.order import BLOCK, WINDOW_SHARDS, Orders, ShuffledEpoch
 from trainjobs.data.sampler import RankSampler
 from trainjobs.step_plan import StepPlan
 

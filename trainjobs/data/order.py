@@ -10,13 +10,13 @@ many shards is shuffled in levels, so that a node needs few of them at a time (d
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainjobs.data.copies import Copies, Indices, Share
+from trainjobs.data.nearby import StripePositions, round_about
 from trainjobs.data.permutation import Bits, derive_key, derive_keys, permute
 
 ORDER_STREAM = 0x5EED
@@ -47,29 +47,6 @@ class EpochOrder(Protocol):
     def near(self, position: int, window: int) -> Sequence[int]:
         """So many positions round one, or all there are: in a striped order, those of its stripe."""
         ...
-
-
-def round_about(position: int, length: int, window: int) -> range:
-    """So many of `length` positions, half on either side of one; near an end, moved inside."""
-    start = max(min(position - window // 2, length - window), 0)
-    return range(start, min(start + window, length))
-
-
-@dataclass(frozen=True, slots=True)
-class _StripePositions(Sequence[int]):
-    """The positions of a stripe's images, by their offset in it."""
-
-    offsets: range
-    stripe: int
-    stripes: int
-    batch: int
-
-    def __len__(self) -> int:
-        return len(self.offsets)
-
-    def __getitem__(self, index: Any) -> Any:
-        turn, inside = divmod(self.offsets[index], self.batch)
-        return (turn * self.stripes + self.stripe) * self.batch + inside
 
 
 class ShuffledEpoch:
@@ -121,7 +98,7 @@ class ShuffledEpoch:
         turn, stripe = divmod(position // self._batch, self._stripes)
         offset = turn * self._batch + position % self._batch
         offsets = round_about(offset, self._stripe, window)
-        return _StripePositions(offsets, stripe, self._stripes, self._batch)
+        return StripePositions(offsets, stripe, self._stripes, self._batch)
 
     def _shuffle(self, positions: Indices) -> Indices:
         """Places in the shards, laid end to end in this epoch's order."""
@@ -158,6 +135,10 @@ class MixedEpoch:
         """See `EpochOrder`."""
         return self._copies.images(self._shuffled.images(positions), self._epoch, self._ends)
 
+    def near(self, position: int, window: int) -> Sequence[int]:
+        """See `EpochOrder`."""
+        return self._shuffled.near(position, window)
+
 
 class WeightedEpoch:
     """Images as often as their weights say, rounded up or down.
@@ -185,7 +166,7 @@ class WeightedEpoch:
 
     def near(self, position: int, window: int) -> Sequence[int]:
         """See `EpochOrder`."""
-        return round_about(position, len(self._shares), window)
+        return round_about(position, self._num_draws, window)
 
 
 class GroupedEpoch:
@@ -236,6 +217,10 @@ class GroupedEpoch:
         group[is_whole] = permute(group[is_whole], self._groups, self._keys)
         found: Indices = self._images[group * self._batch + inside]
         return found
+
+    def near(self, position: int, window: int) -> Sequence[int]:
+        """See `EpochOrder`."""
+        return round_about(position, len(self._images), window)
 
 
 class Orders:

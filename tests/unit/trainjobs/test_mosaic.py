@@ -8,7 +8,7 @@ import pytest
 
 from trainjobs.config import AugmentConfig
 from trainjobs.data.mosaic import TrainingImages, plan_training_sample
-from trainjobs.data.order import round_about
+from trainjobs.data.nearby import round_about
 from trainjobs.data.random_warp import NEAREST
 from trainjobs.data.sample_plan import SamplePlan
 

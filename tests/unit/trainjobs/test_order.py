@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from tests.builders import make_orders, make_split
 from trainjobs.data.class_weights import rare_class_weights
-from trainjobs.data.order import WINDOW_SHARDS, Orders, ShuffledEpoch, round_about
+from trainjobs.data.nearby import round_about
+from trainjobs.data.order import WINDOW_SHARDS, Orders, ShuffledEpoch
 from trainjobs.data.schema import ImageRecord
 from trainjobs.detector.task import class_weights
 
