@@ -75,11 +75,16 @@ def read_orientation(data: bytes) -> int:
     )
     for kind, block in zip(kinds, blocks, strict=True):
         if kind == cv2.IMAGE_METADATA_EXIF:
-            try:
-                return _find_tag(np.asarray(block, np.uint8).tobytes())
-            except struct.error:
-                return UPRIGHT
+            return exif_orientation(np.asarray(block, np.uint8).tobytes())
     return UPRIGHT
+
+
+def exif_orientation(tiff: bytes) -> int:
+    """Orientation that an EXIF block's TIFF data states, 1 to 8; 1 where it says nothing."""
+    try:
+        return _find_tag(tiff)
+    except struct.error:
+        return UPRIGHT
 
 
 def _find_tag(tiff: bytes) -> int:
