@@ -71,6 +71,9 @@ class DataConfig:
 class AugmentConfig:
     """Random changes to training images; each is keyed by (seed, epoch, position in the order)."""
 
+    execute: Literal["auto", "cpu", "device"] = "auto"
+    """Where pixels are made. `device`: a batch at a time, where the model is, JPEGs too if that is a
+    GPU; `cpu`: by the loader's threads. `auto`: device on a GPU, else cpu (docs/data.md)."""
     mosaic: float = 1.0
     """Probability that an image becomes a mosaic of four."""
     mosaic_nine: float = 0.0
@@ -118,6 +121,8 @@ class AugmentConfig:
             "degrees": 180.0, "translate": 0.9, "scale": 0.99, "shear": 60.0,
         }  # fmt: skip
         for setting in fields(self):
+            if setting.name == "execute":
+                continue
             high = highest.get(setting.name, 1.0)
             _check_range(f"augment.{setting.name}", getattr(self, setting.name), 0, high)
 

@@ -89,11 +89,11 @@ def _warp_tile(image: RgbImage, tile: TilePlan, source: ImageSource, min_scale: 
     """Warp the visible part of one source image into the output, in place."""
     to_output = np.array([*tile.matrix, tile.depth])
     # A pixel belongs to the tile that its center lies in, so that neighbors meet without a seam.
-    window = _overlap(_bounds(tile.source_rect, to_output), tile.window)
+    window = overlap(bounds(tile.source_rect, to_output), tile.window)
     x1, y1, x2, y2 = window
     if x1 >= x2 or y1 >= y2:
         return
-    pixels, step_x, step_y = _read_at_scale(tile, source, _scale(tile, to_output), min_scale)
+    pixels, step_x, step_y = _read_at_scale(tile, source, middle_scale(tile, to_output), min_scale)
     # OpenCV puts the center of pixel i at i, we at i + 1/2.
     from_pixel = np.array([[step_x, 0, step_x / 2], [0, step_y, step_y / 2], [0, 0, 1]])
     to_pixel = np.array([[1, 0, -x1 - 0.5], [0, 1, -y1 - 0.5], [0, 0, 1]])
@@ -110,7 +110,7 @@ def _warp_tile(image: RgbImage, tile: TilePlan, source: ImageSource, min_scale: 
         np.copyto(part, drawn, where=_is_inside(tile, np.linalg.inv(to_output), window)[..., None])
 
 
-def _bounds(rect: Rect, matrix: NDArray[np.float64]) -> PixelRect:
+def bounds(rect: Rect, matrix: NDArray[np.float64]) -> PixelRect:
     """The pixels whose centers lie in the upright rectangle round a mapped one."""
     x1, y1, x2, y2 = rect
     corners = matrix @ np.array([[x1, x2, x1, x2], [y1, y1, y2, y2], [1, 1, 1, 1]])
@@ -119,7 +119,8 @@ def _bounds(rect: Rect, matrix: NDArray[np.float64]) -> PixelRect:
     return left, top, right, bottom
 
 
-def _overlap(one: PixelRect, other: PixelRect) -> PixelRect:
+def overlap(one: PixelRect, other: PixelRect) -> PixelRect:
+    """What two rectangles share; without area if they do not meet."""
     return (
         max(one[0], other[0]),
         max(one[1], other[1]),
@@ -128,7 +129,7 @@ def _overlap(one: PixelRect, other: PixelRect) -> PixelRect:
     )
 
 
-def _scale(tile: TilePlan, to_output: NDArray[np.float64]) -> float:
+def middle_scale(tile: TilePlan, to_output: NDArray[np.float64]) -> float:
     """Output px to a source px in the middle of what may show, as the root of the areas' ratio."""
     x1, y1, x2, y2 = tile.source_rect
     depth = float(to_output[2] @ ((x1 + x2) / 2, (y1 + y2) / 2, 1))

@@ -7,7 +7,7 @@ normalized to the image.
 
 import functools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ from trainjobs.data.decoded import DecodedWindow
 from trainjobs.data.joined import TrainingSplit
 from trainjobs.data.mosaic import TrainingImages, plan_training_sample
 from trainjobs.data.order import Orders
-from trainjobs.data.sample_plan import ImageSource, plan_letterbox
+from trainjobs.data.sample_plan import ImageSource, SamplePlan, plan_letterbox
 from trainjobs.data.sampler import SampleRef
 from trainjobs.data.shards import Split
 from trainjobs.step_plan import Step, StepPlan
@@ -42,10 +42,10 @@ images it keeps more than the window of mosaic partners has."""
 
 
 class Samples(Protocol):
-    """Images with labels, made on demand."""
+    """Samples, made on demand."""
 
-    def __getitem__(self, reference: Any) -> Sample:
-        """The image (H, W, 3) uint8 and its labels (n, 5) [class, cx, cy, w, h] normalized."""
+    def __getitem__(self, reference: Any) -> Any:
+        """A `Sample`, or what else the batches' `collate` takes."""
         ...
 
 
@@ -62,7 +62,11 @@ class TrainingSamples:
 
     def __getitem__(self, ref: SampleRef) -> Sample:
         """Image (H, W, 3) uint8 and its labels (n, 5) [class, cx, cy, w, h] normalized."""
-        plan = plan_training_sample(
+        return execute(self.plan(ref), self.source)
+
+    def plan(self, ref: SampleRef) -> SamplePlan:
+        """What is done to make a sample."""
+        return plan_training_sample(
             seed=self.seed,
             epoch=ref.epoch,
             position=ref.position,
@@ -74,10 +78,10 @@ class TrainingSamples:
             mosaic=ref.epoch < self.epochs - self.augment.close_mosaic,
             shape=ref.shape,
         )
-        return execute(plan, self._source)
 
     @functools.cached_property
-    def _source(self) -> ImageSource:
+    def source(self) -> ImageSource:
+        """What plans are executed on: the split, of which some images are kept decoded."""
         # Without a window, what is kept serves again if the dataset is small: all of it fits.
         window = self.augment.mosaic_window
         return DecodedWindow(self.split, window + THREADS_APART if window else None)
@@ -143,8 +147,15 @@ class BatchStream(IterableDataset[Batch]):
     of imports at every start, and forking a Ray worker would copy the locks of its gRPC threads.
     """
 
-    def __init__(self, samples: Samples, batches: Iterable[list[Any]], workers: int) -> None:
+    def __init__(
+        self,
+        samples: Samples,
+        batches: Iterable[list[Any]],
+        workers: int,
+        collate: Callable[[list[Any]], Batch] = collate,
+    ) -> None:
         self.samples, self.batches, self.workers = samples, batches, workers
+        self.collate = collate
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches; an error while building one is raised in its place."""
@@ -164,15 +175,20 @@ class BatchStream(IterableDataset[Batch]):
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _build(self, references: list[Any]) -> Batch:
-        return collate([self.samples[reference] for reference in references])
+        return self.collate([self.samples[reference] for reference in references])
 
 
 def build_loader(
-    samples: Samples, batches: Iterable[list[Any]], *, workers: int, pin_memory: bool
+    samples: Samples,
+    batches: Iterable[list[Any]],
+    *,
+    workers: int,
+    pin_memory: bool,
+    collate: Callable[[list[Any]], Batch] = collate,
 ) -> "DataLoader[Batch]":
     """A DataLoader over `batches`, lists of references into `samples`."""
     cv2.setNumThreads(0)  # one image a thread scales better than threads within an image
-    stream = BatchStream(samples, batches, workers)
+    stream = BatchStream(samples, batches, workers, collate)
     return DataLoader(stream, batch_size=None, pin_memory=pin_memory)
 
 

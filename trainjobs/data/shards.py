@@ -205,6 +205,11 @@ class Split:
         shard, row = self._find(index)
         return decode_image(shard.image(row), f"{shard.file}: {shard.id(row)}", reduce)
 
+    def encoded(self, index: int) -> memoryview:
+        """The bytes of an image's file, where they lie in the mapped shard."""
+        shard, row = self._find(index)
+        return shard.image(row)
+
     def _find(self, index: int) -> tuple[Shard, int]:
         number = bisect_right(self._starts, index) - 1
         return self._shard(number), index - self._starts[number]

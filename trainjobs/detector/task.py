@@ -20,6 +20,7 @@ from trainjobs.config import TrainConfig
 from trainjobs.data.batch_shapes import BatchShapes, kinds_by_shape
 from trainjobs.data.class_weights import rare_class_weights
 from trainjobs.data.copies import Share, weights_of_images
+from trainjobs.data.device_batches import DrawnBatches, build_device_samples, draws_on_device
 from trainjobs.data.joined import TrainingSplit
 from trainjobs.data.loader import EvaluationSamples, TrainingSamples, build_loader, gray_batch
 from trainjobs.data.order import Orders
@@ -114,7 +115,18 @@ class DetectionTask:
                 sizes=self.train.sizes if settings.rect else None,
             )
             batches = shapes.shaped(batches)
-        return self.context.prepare_loader(self._loader(samples, batches))
+        device = self.context.device
+        if not draws_on_device(self.config.augment.execute, device):
+            return self.context.prepare_loader(self._loader(samples, batches))
+        prepared = build_device_samples(samples, device)
+        loader = build_loader(
+            prepared,
+            batches,
+            workers=self.context.loader_workers,
+            pin_memory=False,  # it does that itself, in the threads
+            collate=prepared.collate,
+        )
+        return DrawnBatches(self.context.prepare_loader(loader), device)
 
     def dummy_batch(self) -> Batch:
         """Gray images without boxes."""
