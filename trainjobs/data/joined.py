@@ -59,6 +59,11 @@ class JoinedSplit:
         number, inside = self._find(index)
         return self._splits[number].read_image(inside, reduce)
 
+    def encoded(self, index: int) -> memoryview:
+        """See `Split.encoded`."""
+        number, inside = self._find(index)
+        return self._splits[number].encoded(inside)
+
     def _find(self, index: int) -> tuple[int, int]:
         number = bisect_right(self._starts, index) - 1
         return number, index - self._starts[number]

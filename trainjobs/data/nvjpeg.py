@@ -6,6 +6,7 @@ CPU's decoder would have given; all that reads it is the same then.
 
 import logging
 import threading
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +22,9 @@ from trainjobs.data.sample_plan import PixelRect, TilePlan
 from trainjobs.data.tile_rows import PixelKey, spread
 
 logger = logging.getLogger(__name__)
+
+MAX_WHOLE_PX = 2**26
+"""Of images that are decoded at a time, which take 3 bytes a px: 200 MB of the device's memory."""
 
 _RGB = 3
 """torchvision.io.ImageReadMode.RGB."""
@@ -82,15 +86,17 @@ class DeviceJpegs:
         """
         used, places = spread((key, part) for key, (_, part) in wanted.items())
         with self._lock, self._on_stream():
-            images = self._decode_whole({key.image: jpeg for key, (jpeg, _) in wanted.items()})
             flat = torch.zeros(used, 3, dtype=torch.uint8, device=self._device)
-            start = 0
-            for key, (jpeg, (x1, y1, x2, y2)) in wanted.items():
-                shown = _averaged(images[key.image], key, jpeg.decoded)[:, y1:y2, x1:x2].flatten(1)
-                flat[start : start + shown.shape[1]] = shown.T
-                start += shown.shape[1]
-            if self._stream is not None:
-                self._stream.synchronize()
+            for keys in _in_groups(wanted):
+                whole = self._decode_whole({key.image: wanted[key][0] for key in keys})
+                for key in keys:
+                    jpeg, (x1, y1, x2, y2) = wanted[key]
+                    first, stride = places[key]
+                    shown = _averaged(whole[key.image], key, jpeg.decoded)[:, y1:y2, x1:x2]
+                    start = first + y1 * stride + x1
+                    flat[start : start + (y2 - y1) * stride] = shown.flatten(1).T
+                if self._stream is not None:
+                    self._stream.synchronize()
         return flat, places
 
     def _on_stream(self) -> AbstractContextManager[object]:
@@ -126,6 +132,22 @@ class DeviceJpegs:
             images: list[Tensor] = torch.ops.image.decode_jpegs_cuda(files, _RGB, self._device)
             return images
         return [torch.ops.image.decode_jpeg(file, _RGB, False) for file in files]
+
+
+def _in_groups(wanted: Mapping[PixelKey, tuple[EncodedJpeg, PixelRect]]) -> list[list[PixelKey]]:
+    """Keys in groups whose images have about MAX_WHOLE_PX; an image is in one group."""
+    groups: list[list[PixelKey]] = []
+    room, last = 0, None
+    for key in sorted(wanted, key=lambda key: key.image):
+        if key.image != last:
+            height, width = wanted[key][0].decoded
+            whole = height * width * key.reduce**2
+            if whole > room:
+                groups.append([])
+                room = MAX_WHOLE_PX
+            room, last = room - whole, key.image
+        groups[-1].append(key)
+    return groups
 
 
 def open_stream(device: torch.device) -> torch.cuda.Stream:

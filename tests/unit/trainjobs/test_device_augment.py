@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.builders import make_orders, make_split
 from tests.labeled_images import with_exif
 from trainjobs.config import AugmentConfig
-from trainjobs.data import device_augment
+from trainjobs.data import device_augment, nvjpeg
 from trainjobs.data.augment import execute
 from trainjobs.data.device_augment import draw_batch
 from trainjobs.data.device_batches import DrawnBatches, build_device_samples, draws_on_device
@@ -217,6 +217,16 @@ def test_jpegs_decoded_whole_and_averaged_look_like_those_decoded_reduced(
     assert {tile.reduce for plan in plans for tile in plan.tiles} >= {1, 4}
     found = by_device(plans, split, jpegs)
     assert largest_difference(by_cpu(plans, split), found) <= DECODER_LEVELS
+
+
+def test_large_images_are_decoded_a_few_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = make_source(folder, "waves", "jpeg")
+    plans, jpegs = make_plans(split, AugmentConfig()), DeviceJpegs(split, CPU)
+    at_once = by_device(plans, split, jpegs)
+    monkeypatch.setattr(nvjpeg, "MAX_WHOLE_PX", 100_000)
+    assert largest_difference(at_once, by_device(plans, split, jpegs)) == 0
 
 
 def test_what_the_device_does_not_decode_is_decoded_by_the_cpu(folder: Path) -> None:
