@@ -293,4 +293,9 @@ def scan_split(source: Path, split: str) -> Scanned:
         num_skipped=num_skipped,
         first=next(iter(quarantine), None),
     )
-    return Scanned(records=scanned.records, quarantine=quarantine, num_skipped=num_skipped)
+    return Scanned(
+        images=scanned.images,
+        records=scanned.records,
+        quarantine=quarantine,
+        num_skipped=num_skipped,
+    )

@@ -32,6 +32,7 @@ from trainjobs.data.coco_layout import open_coco
 from trainjobs.data.files import list_images
 from trainjobs.data.labels import SplitFiles
 from trainjobs.data.sources import read_data_yaml, source_files
+from trainjobs.data.stored import StoredImage, fetch_file
 from trainjobs.data.voc_layout import read_annotation
 from trainjobs.data.yolo_layout import read_labels
 from trainjobs.run_folder import (
@@ -107,7 +108,7 @@ def read_coco(file: Path) -> object:
         names=CLASSES,
         annotations=file,
     )
-    return open_coco(files).read(image, 32, 40)
+    return open_coco(files).read(StoredImage(image), 32, 40)
 
 
 def read_voc(file: Path) -> object:
@@ -298,13 +299,15 @@ def test_a_trial_whose_run_lies_elsewhere_is_refused(good: dict[str, Any], run: 
 
 @pytest.mark.timeout(20)
 def test_pipes_devices_and_loops_of_links_do_not_hold_a_scan(run: Path) -> None:
-    from trainjobs.data.images import read_size
-
     os.mkfifo(run / "pipe")
     for name in ("one", "two", "three"):
         (run / "images" / name).symlink_to(run / "images")
     for file in (run / "pipe", Path("/dev/zero")):
-        for read in (read_size, lambda f: read_labels(f, 1), lambda f: list_images(f, f.parent)):
+        for read in (
+            lambda f: fetch_file(StoredImage(f)),
+            lambda f: read_labels(f, 1),
+            lambda f: list_images(f, f.parent),
+        ):
             with pytest.raises(ServiceError, match=file.name):
                 read(file)
     assert list_images(run / "images", run) == [run / "images" / "1.jpg"]

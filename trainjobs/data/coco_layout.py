@@ -17,6 +17,7 @@ from trainjobs.data.coco_objects import CocoObject, FaultyObjectError, read_obje
 from trainjobs.data.files import read_bytes
 from trainjobs.data.labels import BadLabelsError, LabeledSplit, Labels, SplitFiles
 from trainjobs.data.orientation import UPRIGHT, find_orientation, turn_upright
+from trainjobs.data.stored import StoredImage, store_files
 
 MAX_SIDE_PX = 2**31
 
@@ -45,13 +46,14 @@ def open_coco(files: SplitFiles) -> LabeledSplit:
     dropped = _deal_objects(content, entries, files)
     by_image, missing = _locate(list(entries.values()), files)
 
-    def read(image: Path, height: int, width: int) -> Labels:
-        return _read_labels(by_image.get(image, []), image, (height, width), file)
+    def read(image: StoredImage, height: int, width: int) -> Labels:
+        return _read_labels(by_image.get(image.file, []), image.file, (height, width), file)
 
     images = files.images
     if files.is_shared:
         images = [image for image in images if image in by_image]
-    return LabeledSplit(images=images, read=read, missing=missing, dropped=dropped)
+    stored = store_files(images)
+    return LabeledSplit(images=stored, read=read, missing=missing, dropped=dropped)
 
 
 def coco_label_files(files: SplitFiles) -> list[Path]:

@@ -4,8 +4,6 @@ Everything that later sees pixels (training, evaluation, prediction) decodes her
 orientation, gray, 16-bit and alpha images mean the same everywhere.
 """
 
-import os
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -35,33 +33,25 @@ _REDUCED = {
 _JPEG_MAGIC = b"\xff\xd8\xff"
 
 
-def read_image(path: Path, reduce: int = 1) -> RgbImage:
-    """Read and decode one file; see `decode_image`.
+def read_size(data: bytes, name: str) -> tuple[int, int]:
+    """Upright height and width of an image file that decodes without fault.
+
+    All of it is decoded, a JPEG at an eighth of its size, which costs half.
+
+    Args:
+        data: The whole file.
+        name: What errors call it.
 
     Raises:
-        DatasetError: The file cannot be read or decoded; names it.
+        DatasetError: As `decode_image`.
     """
-    return decode_image(_read_bytes(path), str(path), reduce)
-
-
-def read_size(path: Path) -> tuple[int, int]:
-    """Upright height and width of a file that decodes without fault.
-
-    All of the file is read and decoded, a JPEG at an eighth of its size, which costs half.
-
-    Raises:
-        DatasetError: The file cannot be read or decoded; names it.
-    """
-    if path.exists() and not path.is_file():  # reading a pipe or a device would not end
-        raise DatasetError(str(path), "is no regular file")
-    data = _read_bytes(path)
     stored = _jpeg_size(data)
     if stored is None:
-        return decode_image(data, str(path)).shape[:2]
-    small = decode_image(data, str(path), reduce=8).shape[:2]
+        return decode_image(data, name).shape[:2]
+    small = decode_image(data, name, reduce=8).shape[:2]
     expected = _reduced_side(stored[0]), _reduced_side(stored[1])
     if expected[0] == expected[1]:  # the small one does not show whether EXIF turns the image
-        return decode_image(data, str(path)).shape[:2]
+        return decode_image(data, name).shape[:2]
     return stored if small == expected else (stored[1], stored[0])
 
 
@@ -106,13 +96,6 @@ def shrink_image(data: bytes, name: str, height: int, width: int) -> bytes:
     done, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     assert done
     return encoded.tobytes()
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DatasetError(str(path), error.strerror or os.strerror(error.errno or 0)) from error
 
 
 def _reduced_side(side: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.errors import DatasetError
+from trainjobs.data.stored import StoredImage, fetch_file
 
 OVERSHOOT_PX = 1.0
 """So far may a box or an outline reach out of its image, for tools round; it is cut off there."""
@@ -71,7 +72,7 @@ class SplitFiles:
     """Where the images and labels of one split lie."""
 
     images: list[Path]
-    """Absolute, in their order."""
+    """Files of its images, of one or of many each; absolute, in their order."""
     folders: tuple[Path, ...]
     """Folders and list files that name them."""
     root: Path
@@ -88,10 +89,12 @@ class SplitFiles:
 class LabeledSplit:
     """The images of one split, and how to get at their labels."""
 
-    images: list[Path]
-    read: Callable[[Path, int, int], Labels]
-    """Labels of an image by its path and its upright height and width in px. Raises BadLabelsError,
-    or DatasetError for a class that has no name."""
+    images: list[StoredImage]
+    read: Callable[[StoredImage, int, int], Labels]
+    """Labels of an image by its upright height and width in px. Raises BadLabelsError, or
+    DatasetError for a class that has no name."""
+    fetch: Callable[[StoredImage], bytes] = fetch_file
+    """An image as a file's bytes. Raises BadImageError, or DatasetError where many are at fault."""
     missing: list[str] = field(default_factory=list)
     """Images that labels name and that are not there."""
     dropped: list[tuple[int, str]] = field(default_factory=list)

@@ -10,6 +10,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from trainjobs.data.index import INDEX, DatasetIndex, ShardEntry, SplitEntry, du
 from trainjobs.data.scanning import OpenSplit, QuarantineRow
 from trainjobs.data.schema import FORMAT_VERSION, ImageRecord, encode_shard
 from trainjobs.data.sources import DatasetSpec, source_files
+from trainjobs.data.stored import StoredImage
 
 QUARANTINE = "quarantine.csv"
 """Beside the index: what was left out."""
@@ -35,7 +37,7 @@ class ShardPlan:
 
     split: str
     file: str
-    images: tuple[Path, ...]
+    images: tuple[StoredImage, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,20 +58,22 @@ class PackedShard:
 
 
 def plan_shards(
-    split: str, images: Sequence[Path], shard_bytes: int = SHARD_BYTES
+    split: str, images: Sequence[StoredImage], shard_bytes: int = SHARD_BYTES
 ) -> list[ShardPlan]:
     """Cut a split's images into shards of about `shard_bytes`.
 
     What fills more than one shard is mixed first, the same way each time: a source is often sorted by
-    class or by scene, and training then meets some shards at a time.
+    class or by scene, and training then meets some shards at a time. Images of a file that must be
+    read together stay together, else each shard would read all of it.
     """
     sizes = [_num_bytes(image) for image in images]
-    order: Iterable[int] = range(len(images))
+    blocks = _blocks(images)
+    order: Iterable[int] = range(len(blocks))
     if sum(sizes) > shard_bytes:
-        order = np.random.Generator(np.random.Philox(key=[0, MIX_STREAM])).permutation(len(images))
-    shards: list[list[Path]] = [[]]
+        order = np.random.Generator(np.random.Philox(key=[0, MIX_STREAM])).permutation(len(blocks))
+    shards: list[list[StoredImage]] = [[]]
     filled = 0
-    for number in order:
+    for number in (number for block in order for number in blocks[block]):
         if shards[-1] and filled + sizes[number] > shard_bytes:
             shards.append([])
             filled = 0
@@ -96,7 +100,10 @@ def pack_shard(
         DatasetError: the source as a whole cannot be used, because of a class that has no name say.
     """
     spec, scanned = source.spec, source.scan(plan.images)
-    items = [((spec.root / record.id).read_bytes(), record) for record in scanned.records]
+    items = [
+        (source.labeled.fetch(image), record)
+        for image, record in zip(scanned.images, scanned.records, strict=True)
+    ]
     if max_side is not None:
         items = [shrunk(data, record, max_side) for data, record in items]
     records, images = [record for _, record in items], [data for data, _ in items]
@@ -231,8 +238,20 @@ def quarantine_csv(rows: Iterable[QuarantineRow]) -> str:
     return text.getvalue()
 
 
-def _num_bytes(image: Path) -> int:
-    stamp = _stamp(image)
+def _blocks(images: Sequence[StoredImage]) -> list[list[int]]:
+    """Numbers of the images that are read together: each file, or each block of a file of many."""
+
+    def block(number: int) -> tuple[object, ...]:
+        image = images[number]
+        return (number,) if image.row is None else (image.file, image.block)
+
+    return [list(numbers) for _, numbers in groupby(range(len(images)), block)]
+
+
+def _num_bytes(image: StoredImage) -> int:
+    if image.num_bytes is not None:
+        return image.num_bytes
+    stamp = _stamp(image.file)
     return stamp[0] if stamp else 0  # it will be listed as unusable when it is read
 
 

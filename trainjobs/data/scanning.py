@@ -17,6 +17,7 @@ from trainjobs.data.images import read_size
 from trainjobs.data.labels import BadLabelsError, LabeledSplit, SplitFiles
 from trainjobs.data.schema import ImageRecord
 from trainjobs.data.sources import DatasetSpec, split_files
+from trainjobs.data.stored import BadImageError, StoredImage
 
 MIN_SIDE_PX = 10
 """Smaller images are left out, as YOLOv5 does."""
@@ -30,7 +31,8 @@ class QuarantineRow:
 
     file: str
     row: int | None
-    """Of a text file; the line of a VOC object; the id of a COCO annotation."""
+    """Of a text file; the line of a VOC object; the id of a COCO annotation; of a file of many
+    images, counted from 0."""
     reason: str
 
 
@@ -38,7 +40,10 @@ class QuarantineRow:
 class Scanned:
     """Usable images and what was left out."""
 
+    images: list[StoredImage]
+    """That can be used."""
     records: list[ImageRecord]
+    """Of each of these."""
     quarantine: list[QuarantineRow]
     num_skipped: int
     """Images left out."""
@@ -54,18 +59,18 @@ class OpenSplit:
     labeled: LabeledSplit
 
     @property
-    def images(self) -> Sequence[Path]:
-        """Absolute paths, in their order."""
+    def images(self) -> Sequence[StoredImage]:
+        """In their order."""
         return self.labeled.images
 
-    def scan(self, images: Sequence[Path]) -> Scanned:
+    def scan(self, images: Sequence[StoredImage]) -> Scanned:
         """Read some of its images, and their labels, once.
 
         Raises:
             DatasetError: A class is out of range or has no name.
         """
 
-        def scan(image: Path) -> tuple[ImageRecord | None, list[QuarantineRow]]:
+        def scan(image: StoredImage) -> tuple[ImageRecord | None, list[QuarantineRow]]:
             return _scan_image(image, self.labeled, self.spec.root)
 
         threads = min(2 * (os.cpu_count() or 1), MAX_SCAN_THREADS)
@@ -75,23 +80,27 @@ class OpenSplit:
             except DatasetError:
                 pool.shutdown(cancel_futures=True)
                 raise
-        records = [record for record, _ in results if record is not None]
-        quarantine = [row for _, rows in results for row in rows]
-        num_skipped = len(images) - len(records)
-        return Scanned(records=records, quarantine=quarantine, num_skipped=num_skipped)
+        found = [(image, r) for image, (r, _) in zip(images, results, strict=True) if r is not None]
+        return Scanned(
+            images=[image for image, _ in found],
+            records=[record for _, record in found],
+            quarantine=[row for _, rows in results for row in rows],
+            num_skipped=len(images) - len(found),
+        )
 
     def strays(self) -> Scanned:
         """Images that labels name but that are not there, and labels that belong to no image."""
         files, labeled = self.files, self.labeled
         if files.annotations is None:
-            return Scanned(records=[], quarantine=[], num_skipped=0)
+            return Scanned(images=[], records=[], quarantine=[], num_skipped=0)
         reason = f"no such image; {relative_name(files.annotations, files.root)} lists it"
         missing = [
             QuarantineRow(name if is_utf8(name) else ascii(name), None, reason)
             for name in labeled.missing
         ]
         rows = missing + _dropped_rows(files.annotations, labeled.dropped, files.root)
-        return Scanned(records=[], quarantine=rows, num_skipped=len(labeled.missing))
+        num_skipped = len(labeled.missing)
+        return Scanned(images=[], records=[], quarantine=rows, num_skipped=num_skipped)
 
     def check_usable(
         self, *, num_images: int, num_background: int, num_skipped: int, first: QuarantineRow | None
@@ -129,18 +138,22 @@ def open_split(spec: DatasetSpec, split: str) -> OpenSplit:
 
 
 def _scan_image(
-    image: Path, labeled: LabeledSplit, root: Path
+    image: StoredImage, labeled: LabeledSplit, root: Path
 ) -> tuple[ImageRecord | None, list[QuarantineRow]]:
-    name = relative_name(image, root)
+    name, file = image.name(root), relative_name(image.file, root)
     if not is_utf8(name):
-        return None, [QuarantineRow(ascii(name), None, "the file's name is not UTF-8")]
+        return None, [QuarantineRow(ascii(file), image.row, "the file's name is not UTF-8")]
     try:
-        height, width = read_size(image)
+        data = labeled.fetch(image)
+    except BadImageError as error:
+        return None, [QuarantineRow(file, image.row, error.reason)]
+    try:
+        height, width = read_size(data, name)
     except DatasetError as error:
-        return None, [QuarantineRow(name, None, error.reason)]
+        return None, [QuarantineRow(file, image.row, error.reason)]
     if min(height, width) < MIN_SIDE_PX:
         reason = f"is {width} x {height} px; both sides must be at least {MIN_SIDE_PX}"
-        return None, [QuarantineRow(name, None, reason)]
+        return None, [QuarantineRow(file, image.row, reason)]
     try:
         labels = labeled.read(image, height, width)
     except BadLabelsError as error:

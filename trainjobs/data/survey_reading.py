@@ -9,13 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.errors import DatasetError
-from trainjobs.data.images import RgbImage, read_image
+from trainjobs.data.images import RgbImage, decode_image
 from trainjobs.data.index import ShardEntry
 from trainjobs.data.prepare import PREPARED_SPLITS, Prepared
 from trainjobs.data.scanning import MAX_SCAN_THREADS, QuarantineRow, open_split
 from trainjobs.data.schema import ImageRecord
 from trainjobs.data.shards import Shard, Split
 from trainjobs.data.sources import DatasetSpec
+from trainjobs.data.stored import StoredImage
 from trainjobs.data.survey import SplitContent
 from trainjobs.data.survey_findings import NOT_IN_RUNS
 
@@ -65,15 +66,23 @@ def _read_split(spec: DatasetSpec, split: str, found: ReadDataset) -> None:
     source = open_split(spec, split)
     logger.info("reading %d images of %s", len(source.images), split)
     scanned, strays = source.scan(source.images), source.strays()
-    files = [spec.root / record.id for record in scanned.records]
+    fetch = source.labeled.fetch
+
+    def digest(image: StoredImage) -> str:
+        return hashlib.sha256(fetch(image)).hexdigest()
+
+    def read_pixels(index: int) -> RgbImage:
+        image = scanned.images[index]
+        return decode_image(fetch(image), image.name(spec.root))
+
     with ThreadPoolExecutor(min(2 * (os.cpu_count() or 1), MAX_SCAN_THREADS)) as pool:
-        digests = list(pool.map(file_digest, files))
+        digests = list(pool.map(digest, scanned.images))
     found.contents[split] = SplitContent(
         records=scanned.records,
         digests=digests,
         num_skipped=scanned.num_skipped + strays.num_skipped,
     )
-    found.readers[split] = lambda index: read_image(files[index])
+    found.readers[split] = read_pixels
     if left_out := scanned.quarantine + strays.quarantine:
         found.left_out[split] = left_out
 

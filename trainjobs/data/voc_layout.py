@@ -24,6 +24,7 @@ from trainjobs.data.labels import (
     to_norm,
 )
 from trainjobs.data.orientation import UPRIGHT, find_orientation, turn_upright
+from trainjobs.data.stored import StoredImage, store_files
 
 _LINE = "line"  # attribute of each element: where in the file it starts
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -32,16 +33,16 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 def open_voc(files: SplitFiles) -> LabeledSplit:
     """A split whose labels lie in an XML file per image; an image without one has no objects."""
 
-    def read(image: Path, height: int, width: int) -> Labels:
-        xml_file = xml_path(image, files)
+    def read(image: StoredImage, height: int, width: int) -> Labels:
+        xml_file = xml_path(image.file, files)
         if not xml_file.exists():
             return Labels()
-        return read_annotation(xml_file, image, (height, width), files.names)
+        return read_annotation(xml_file, image.file, (height, width), files.names)
 
     images = files.images
     if files.is_shared:
         images = [image for image in images if xml_path(image, files).exists()]
-    return LabeledSplit(images=images, read=read)
+    return LabeledSplit(images=store_files(images), read=read)
 
 
 def voc_label_files(files: SplitFiles) -> list[Path]:

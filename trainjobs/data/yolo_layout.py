@@ -11,6 +11,7 @@ from pathlib import Path
 from cluster.errors import DatasetError
 from trainjobs.data.files import read_text
 from trainjobs.data.labels import BadLabelsError, Box, LabeledSplit, Labels, SplitFiles
+from trainjobs.data.stored import StoredImage, store_files
 
 BOX_COLUMNS = 5
 MIN_POLYGON_COLUMNS = 7  # class and three points
@@ -22,11 +23,11 @@ _ROUNDING = 1e-4
 def open_yolo(files: SplitFiles) -> LabeledSplit:
     """A split whose labels lie in a text file per image; an image without one has no objects."""
 
-    def read(image: Path, _height: int, _width: int) -> Labels:
-        label_file = label_path(image)
+    def read(image: StoredImage, _height: int, _width: int) -> Labels:
+        label_file = label_path(image.file)
         return read_labels(label_file, len(files.names)) if label_file.exists() else Labels()
 
-    return LabeledSplit(images=files.images, read=read)
+    return LabeledSplit(images=store_files(files.images), read=read)
 
 
 def yolo_label_files(files: SplitFiles) -> list[Path]:

@@ -17,7 +17,7 @@ from tests.labeled_images import (
     write_xml,
     write_yaml,
 )
-from trainjobs.data.images import read_image
+from trainjobs.data.images import decode_image
 from trainjobs.data.orientation import read_orientation
 from trainjobs.data.scanning import Scanned
 from trainjobs.data.schema import ImageRecord
@@ -54,7 +54,7 @@ def scan(folder: Path, label_format: str, orientation: int, width: int, height: 
 
 def part_of_image(folder: Path, record: ImageRecord) -> tuple[int, int, int, int]:
     """Corners of the record's box in px, checked to be those of the white rectangle."""
-    white = read_image(folder / record.id)[..., 0] > 128
+    white = decode_image((folder / record.id).read_bytes(), record.id)[..., 0] > 128
     ys, xs = np.nonzero(white)
     cx, cy, w, h = np.array(record.boxes_cxcywh_norm[0]) * ([record.width, record.height] * 2)
     corners = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])

@@ -1,6 +1,7 @@
 """Packing: the same source gives the same bytes, however often it was begun."""
 
 import dataclasses
+import hashlib
 from pathlib import Path
 
 import cv2
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 
 from cluster.errors import DatasetError
+from tests.labeled_images import NAMES, write_dataset
 from trainjobs.config import DataConfig
 from trainjobs.data.index import INDEX, DatasetIndex
 from trainjobs.data.pack_job import NOTES, finish, pack_one, plan_job
-from trainjobs.data.packing import plan_shards
+from trainjobs.data.packing import plan_shards, source_key
 from trainjobs.data.prepare import prepare_dataset
 from trainjobs.data.shapes import generate_shapes
-from trainjobs.data.sources import DatasetSpec, read_data_yaml
+from trainjobs.data.sources import DatasetSpec, read_data_yaml, source_files
+from trainjobs.data.stored import StoredImage, store_files
 
 SHARD_BYTES = 5000  # some images of 32 px
 
@@ -132,16 +135,68 @@ def test_every_image_is_in_one_shard_of_about_the_size(tmp_path: Path) -> None:
     for number in range(50):
         images.append(tmp_path / f"{number}.jpg")
         images[-1].write_bytes(bytes(100 + number))
-    plans = plan_shards("train", images, shard_bytes=1000)
-    assert sorted(image for plan in plans for image in plan.images) == sorted(images)
+    plans = plan_shards("train", store_files(images), shard_bytes=1000)
+    assert sorted(image.file for plan in plans for image in plan.images) == sorted(images)
     assert [plan.file for plan in plans] == [f"train-{n:05d}.arrow" for n in range(len(plans))]
-    assert all(sum(i.stat().st_size for i in plan.images) <= 1000 for plan in plans)
-    (alone,) = plan_shards("train", images, shard_bytes=10**6)
-    assert alone.images == tuple(images)  # nothing to mix
+    assert all(sum(i.file.stat().st_size for i in plan.images) <= 1000 for plan in plans)
+    (alone,) = plan_shards("train", store_files(images), shard_bytes=10**6)
+    assert alone.images == tuple(store_files(images))  # nothing to mix
 
 
 def test_an_image_larger_than_a_shard_gets_one_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(bytes(5000))
     (tmp_path / "b.jpg").write_bytes(bytes(10))
-    plans = plan_shards("val", [tmp_path / "a.jpg", tmp_path / "b.jpg"], shard_bytes=1000)
+    images = store_files([tmp_path / "a.jpg", tmp_path / "b.jpg"])
+    plans = plan_shards("val", images, shard_bytes=1000)
     assert sorted(len(plan.images) for plan in plans) == [1, 1]
+
+
+def test_blocks_of_a_file_are_mixed_and_the_rows_of_one_stay_together() -> None:
+    images = [
+        StoredImage(Path("/a.parquet"), row, block=row // 10, num_bytes=10) for row in range(200)
+    ]
+    plans = plan_shards("train", images, shard_bytes=250)
+    rows = [image.row for plan in plans for image in plan.images]
+    blocks = [rows[first : first + 10] for first in range(0, 200, 10)]
+    assert all(block == list(range(block[0], block[0] + 10)) for block in blocks)
+    assert sorted(rows) == list(range(200)) != rows
+    assert [len(plan.images) for plan in plans] == [25] * 8
+
+
+@pytest.mark.parametrize(
+    ("label_format", "fingerprint", "train"),
+    [
+        (
+            "yolo",
+            "26783c742ad8f5bf08013552cb48b4d9cc91b2e91789539165ab626068213a7d",
+            "245e9b97e6dee35af58c09ee10711cfeb7660cd819c2d8f920ca66f4b24c8cce",
+        ),
+        (
+            "coco",
+            "fde44acb5d95bc9ef23cd7cb4c5a1ded4839085ba324a44252381372606a21c8",
+            "cdb337c9ce6d8787f680e6848df8041364fbe4c02f21577b78cb6ee50abb2cca",
+        ),
+        (
+            "voc",
+            "fde44acb5d95bc9ef23cd7cb4c5a1ded4839085ba324a44252381372606a21c8",
+            "cdb337c9ce6d8787f680e6848df8041364fbe4c02f21577b78cb6ee50abb2cca",
+        ),
+    ],
+)
+def test_detection_datasets_give_the_bytes_that_they_always_gave(
+    label_format: str, fingerprint: str, train: str, tmp_path: Path
+) -> None:
+    index = pack(read_data_yaml(write_dataset(tmp_path, label_format)), tmp_path / "packed")
+    assert (index.fingerprint, index.splits["train"].shards[0].sha256) == (fingerprint, train)
+
+
+def test_the_keys_of_detection_datasets_are_those_that_they_always_had(tmp_path: Path) -> None:
+    spec = read_data_yaml(write_dataset(tmp_path, "coco"))
+    splits = {split: (tmp_path / "images" / split,) for split in ("train", "val")}
+    annotations = {split: tmp_path / "coco" / f"{split}.json" for split in ("train", "val")}
+    digest = hashlib.sha256(repr((1, tmp_path, NAMES, splits, "coco", annotations)).encode())
+    for split in splits:
+        for file in source_files(spec, split):
+            stamp = file.stat()
+            digest.update(repr((str(file), (stamp.st_size, stamp.st_mtime_ns))).encode())
+    assert source_key(spec, [*splits]) == digest.hexdigest()
