@@ -1,18 +1,49 @@
-"""The class names of a data.yaml. Their order decides the class ids; COCO and VOC match them by name."""
+"""The class names of a dataset. Their order decides the class ids; most formats match them by name."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.errors import DatasetError
 
 MAX_LISTED_NAMES = 30
 
 
+class Columns(NamedTuple):
+    """Columns of a table of images."""
+
+    image: str = "image"
+    label: str = "label"
+
+
+DEFAULT_COLUMNS = Columns()
+
+
+class ClassSource(NamedTuple):
+    """Where the classes of a dataset for classification are looked for."""
+
+    file: Path
+    """That describes the dataset, for errors."""
+    splits: dict[str, tuple[Path, ...]]
+    """Folders or files of each split."""
+    names: tuple[str, ...]
+    """That its data.yaml has; empty: none."""
+    columns: Columns
+
+
+class FoundClasses(NamedTuple):
+    """The classes of a dataset."""
+
+    names: tuple[str, ...]
+    """By class id."""
+    notes: tuple[str, ...] = ()
+    """What is odd about them."""
+
+
 def unknown_class(name: object, names: Sequence[str]) -> str:
     """What to say of a label whose class is not among the names."""
     known = listed(names)
-    return f"class {name!r:.60} is not among the {len(names)} names of the data.yaml: {known}"
+    return f"class {name!r:.60} is not among the {len(names)} names of the dataset: {known}"
 
 
 def listed(names: Sequence[str]) -> str:

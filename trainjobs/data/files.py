@@ -24,13 +24,7 @@ def list_images(entry: Path, root: Path) -> list[Path]:
         DatasetError: No such folder or file, or it names no image.
     """
     if entry.is_dir():
-        images = [
-            Path(folder, name)
-            for folder, names in _walk(entry)
-            for name in names
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
-        ]
-        images.sort()
+        images = sorted(_find_images(entry))
     elif entry.is_file():
         images = _read_list(entry, root)
     else:
@@ -38,6 +32,18 @@ def list_images(entry: Path, root: Path) -> list[Path]:
     if not images:
         raise DatasetError(str(entry), f"names no image ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return images
+
+
+def has_images(folder: Path) -> bool:
+    """Whether there is an image in a folder or below it."""
+    return next(_find_images(folder), None) is not None
+
+
+def _find_images(entry: Path) -> Iterator[Path]:
+    for folder, names in _walk(entry):
+        for name in names:
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                yield Path(folder, name)
 
 
 def _walk(entry: Path) -> Iterator[tuple[str, list[str]]]:

@@ -9,12 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cluster.errors import DatasetError
+from trainjobs.data.class_names import DEFAULT_COLUMNS, Columns
 from trainjobs.data.stored import StoredImage, fetch_file
 
 OVERSHOOT_PX = 1.0
 """So far may a box or an outline reach out of its image, for tools round; it is cut off there."""
 
 Box = tuple[float, float, float, float]
+
+WHOLE_IMAGE: Box = (0.5, 0.5, 1.0, 1.0)
+"""The box (cx, cy, w, h) by which an image has one class."""
 
 
 class BadLabelsError(DatasetError):
@@ -81,6 +85,8 @@ class SplitFiles:
     """Class names by class id."""
     annotations: Path | None = None
     """A JSON file (COCO) or a folder of XML files (VOC)."""
+    columns: Columns = DEFAULT_COLUMNS
+    """Of images and labels in Parquet files."""
     is_shared: bool = False
     """Another split names the same folders: only images that `annotations` knows are this one's."""
 
@@ -99,6 +105,13 @@ class LabeledSplit:
     """Images that labels name and that are not there."""
     dropped: list[tuple[int, str]] = field(default_factory=list)
     """Row and reason of labels that belong to no image."""
+
+
+def label_whole_image(class_id: int) -> Labels:
+    """The labels of an image that has a class and no objects."""
+    labels = Labels()
+    labels.add(0, class_id, WHOLE_IMAGE)
+    return labels
 
 
 def find_fault(xyxy_px: Box, height: int, width: int) -> str | None:

@@ -22,7 +22,7 @@ from trainjobs.data.packing import (
     source_key,
 )
 from trainjobs.data.scanning import OpenSplit, open_split
-from trainjobs.data.sources import DatasetSpec
+from trainjobs.data.sources import DatasetSpec, log_notes
 
 NOTES = "notes"
 """Folder beside the shards, until there is an index."""
@@ -64,6 +64,7 @@ def plan_job(
         DatasetError: a folder of the source is gone or has no image; or the destination holds a packed
             dataset, or pieces of another one.
     """
+    log_notes(spec)
     sources = [open_split(spec, split) for split in spec.splits]
     shards = [
         s for source in sources for s in plan_shards(source.split, source.images, shard_bytes)

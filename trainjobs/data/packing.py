@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.storage import RunPaths
+from trainjobs.data.class_names import DEFAULT_COLUMNS
 from trainjobs.data.images import shrink_image
 from trainjobs.data.index import INDEX, DatasetIndex, ShardEntry, SplitEntry, dump_index
 from trainjobs.data.scanning import OpenSplit, QuarantineRow
@@ -222,7 +223,8 @@ def source_key(spec: DatasetSpec, splits: Sequence[str]) -> str:
     """Changes with every file of a source on this node, whatever is in it."""
     digest = hashlib.sha256()
     facts = (spec.root, spec.names, spec.splits, spec.format, spec.annotations)
-    digest.update(repr((FORMAT_VERSION, *facts)).encode())
+    columns = () if spec.columns == DEFAULT_COLUMNS else (spec.columns,)
+    digest.update(repr((FORMAT_VERSION, *facts, *columns)).encode())
     for split in splits:
         for file in source_files(spec, split):
             digest.update(repr((str(file), _stamp(file))).encode())

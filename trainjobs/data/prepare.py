@@ -33,7 +33,7 @@ from trainjobs.data.packing import (
 from trainjobs.data.scanning import QuarantineRow, open_split
 from trainjobs.data.shapes import SHAPES_VERSION, generate_shapes
 from trainjobs.data.shards import Split
-from trainjobs.data.sources import DatasetSpec, read_data_yaml
+from trainjobs.data.sources import DatasetSpec, log_notes, read_data_yaml
 
 PREPARED_SPLITS = ("train", "val")
 ALLOWED_SKIPS = 10
@@ -212,6 +212,7 @@ def _pack_here(
 
 
 def _pack(spec: DatasetSpec, splits: tuple[str, ...], folder: Path) -> None:
+    log_notes(spec)
     sources = [open_split(spec, split) for split in splits]
     packed = []
     for source in sources:

@@ -183,6 +183,19 @@ class Split:
         crowd = shard.crowd(row)
         return (classes[~crowd], boxes[~crowd]) if crowd.any() else (classes, boxes)
 
+    def label(self, index: int) -> int:
+        """The class of an image that has one, for a classifier.
+
+        Raises:
+            DatasetError: it has no box, or several; names it and its shard.
+        """
+        classes, _ = self.labels(index)
+        if len(classes) != 1:
+            shard, row = self._find(index)
+            reason = f"{len(classes)} boxes; a classifier needs images of one class, so of one box"
+            raise DatasetError(f"{shard.file}: {shard.id(row)}", f"has {reason}")
+        return int(classes[0])
+
     def polygons(self, index: int) -> list[NDArray[np.float32]]:
         """Outline (points, 2) of the object of each of `labels`, as fractions; (0, 2) without one."""
         shard, row = self._find(index)

@@ -15,7 +15,7 @@ from trainjobs.data.prepare import PREPARED_SPLITS, Prepared
 from trainjobs.data.scanning import MAX_SCAN_THREADS, QuarantineRow, open_split
 from trainjobs.data.schema import ImageRecord
 from trainjobs.data.shards import Shard, Split
-from trainjobs.data.sources import DatasetSpec
+from trainjobs.data.sources import DatasetSpec, log_notes
 from trainjobs.data.stored import StoredImage
 from trainjobs.data.survey import SplitContent
 from trainjobs.data.survey_findings import NOT_IN_RUNS
@@ -51,6 +51,7 @@ def read_source(spec: DatasetSpec) -> ReadDataset:
         DatasetError: a split that a run needs cannot be read as a whole, because of a class that has
             no name say.
     """
+    log_notes(spec)
     found = ReadDataset(names=spec.names)
     for split in spec.splits:
         try:

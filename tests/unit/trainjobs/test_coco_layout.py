@@ -122,7 +122,7 @@ def test_an_annotation_without_use_is_dropped_and_listed(
     [
         (
             0,
-            "annotation 3: class 'animal' is not among the 3 names of the data.yaml: cat, dog, owl",
+            "annotation 3: class 'animal' is not among the 3 names of the dataset: cat, dog, owl",
         ),
         (5, "annotation 3: no category has the id 5"),
         (None, "annotation 3: no category has the id None"),

@@ -182,7 +182,7 @@ def test_what_a_split_is_read_from_is_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("label_format", "changes", "complaint"),
     [
-        ("coco", {"format": "kitti"}, "format must be yolo or coco or voc, got 'kitti'"),
+        ("coco", {"format": "kitti"}, "format must be yolo or coco or voc or folder or .*, got 'kitti'"),
         ("coco", {"format": ["coco"]}, "format must be yolo or coco or voc"),
         ("coco", {"annotations": None}, "annotations must give a JSON file for each split, got None"),
         ("voc", {"annotations": "xml"}, "annotations must give a folder of XML files .*got 'xml'"),

@@ -86,7 +86,7 @@ def test_repeated_objects_are_dropped_and_listed(source: Path) -> None:
 
 @pytest.mark.parametrize("name", ["horse", "Dog", "", "1"])
 def test_a_name_that_is_no_class_stops_with_file_line_and_names(source: Path, name: str) -> None:
-    complaint = f"class '{name}' is not among the 3 names of the data.yaml: cat, dog, owl"
+    complaint = f"class '{name}' is not among the 3 names of the dataset: cat, dog, owl"
     with pytest.raises(DatasetError, match=rf"xml/train/b\.xml, row 3: {complaint}"):
         scan(source, voc_text([(name, GOOD[1])]))
 
