@@ -55,7 +55,8 @@ def check_dataset(source: str, output: str | None, data: DataConfig) -> CheckedD
     """Read a dataset, and write pictures and a report of it.
 
     Args:
-        source: a packed dataset (its folder, index.json or URI), a data.yaml or its folder.
+        source: a packed dataset (its folder, index.json or URI), a data.yaml or its folder, or one
+            that needs none.
         output: folder for them. Default: `<name of source>-check` in the working directory.
         data: the image size and the share of bad images that a run would have.
 
@@ -124,7 +125,7 @@ def _report(source: str, found: ReadDataset, folder: Path, data: DataConfig) -> 
     parts = [
         split_table(survey),
         class_table(survey),
-        size_table(survey),
+        "" if survey.is_classification else size_table(survey),
         left_out_text(found.left_out),
         "\n".join(f"warning: {warning}" for warning in warnings),
         "\n".join([f"report: {folder}/{REPORT}", f"pictures: {', '.join(pictures)}"]),
@@ -139,8 +140,9 @@ def _draw(survey: Survey, found: ReadDataset, folder: Path) -> list[str]:
         (folder / name).unlink(missing_ok=True)
     boxes = {split: tabulate_boxes(part.records) for split, part in found.contents.items()}
     plot_classes(survey, folder / CLASSES)
-    plot_sizes(boxes, survey.image_size, folder / SIZES)
-    plot_centers(boxes, folder / CENTERS)
+    if not survey.is_classification:
+        plot_sizes(boxes, survey.image_size, folder / SIZES)
+        plot_centers(boxes, folder / CENTERS)
     if any(part.records for part in found.contents.values()):
         plot_split_samples(found, folder / SAMPLES)
     for repeats, name in ((survey.duplicates, DUPLICATES), (survey.leaks, LEAKS)):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from trainjobs.data.labels import WHOLE_IMAGE
 from trainjobs.data.schema import ImageRecord
 
 MEDIUM_AREA_PX, LARGE_AREA_PX = 32**2, 96**2
@@ -117,6 +118,8 @@ class Survey:
     """Class names by class id."""
     image_size: int
     """Of training, in px."""
+    is_classification: bool
+    """Each image has one box, which is all of it."""
     splits: dict[str, SplitSurvey]
     duplicates: tuple[Repeat, ...]
     """Within a split."""
@@ -135,9 +138,11 @@ def survey_dataset(
         image_size: px to which the longer side of an image is brought for training.
     """
     duplicates, leaks = find_repeats(contents)
+    records = [record for content in contents.values() for record in content.records]
     return Survey(
         names=tuple(names),
         image_size=image_size,
+        is_classification=bool(records) and all(map(is_whole_image, records)),
         splits={
             split: _survey_split(content, len(names), image_size)
             for split, content in contents.items()
@@ -145,6 +150,11 @@ def survey_dataset(
         duplicates=tuple(duplicates),
         leaks=tuple(leaks),
     )
+
+
+def is_whole_image(record: ImageRecord) -> bool:
+    """Whether an image has one box, which is all of it: the way to say that it has one class."""
+    return record.boxes_cxcywh_norm == [WHOLE_IMAGE]
 
 
 def _survey_split(content: SplitContent, num_classes: int, image_size: int) -> SplitSurvey:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trainjobs.data.images import RgbImage
 from trainjobs.data.schema import ImageRecord
-from trainjobs.data.survey import ImageRef, Repeat
+from trainjobs.data.survey import ImageRef, Repeat, is_whole_image
 from trainjobs.data.survey_reading import ReadDataset
 from trainjobs.evaluation.plot_style import DPI, class_color, plain_text
 from trainjobs.evaluation.samples import CELL_PX, GAP_PX, draw_boxes, paste_image, place_column
@@ -76,8 +76,10 @@ def _load(found: ReadDataset, ref: ImageRef) -> LabeledImage:
         found.contents[ref.split].records[ref.index],
     )
     count = len(record.classes)
-    unit = "box" if count == 1 else "boxes"
-    return LabeledImage(pixels, record, f"{ref.split}: {ref.id}, {count} {unit}")
+    text = f"{count} box" if count == 1 else f"{count} boxes"
+    if is_whole_image(record):
+        text = found.names[record.classes[0]]
+    return LabeledImage(pixels, record, f"{ref.split}: {ref.id}, {text}")
 
 
 def _plot_rows(rows: Sequence[Sequence[LabeledImage]], names: Sequence[str], path: Path) -> None:

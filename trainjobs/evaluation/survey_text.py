@@ -14,6 +14,11 @@ MAX_NAME = 24  # characters
 
 def split_table(survey: Survey) -> str:
     """How much there is."""
+    if survey.is_classification:
+        lines = [("", "images", "left out")]
+        for split, found in survey.splits.items():
+            lines.append((split, _count(found.num_images), _count(found.num_skipped)))
+        return _table(lines)
     header = ("", "images", "left out", "background", "boxes", "boxes/image")
     rows = []
     for split, found in survey.splits.items():
@@ -26,7 +31,7 @@ def split_table(survey: Survey) -> str:
 def class_table(survey: Survey) -> str:
     """How often each class occurs, the most frequent of train first."""
     splits = survey.splits
-    header = ["boxes (images)"]
+    header = ["images" if survey.is_classification else "boxes (images)"]
     for split in splits:
         header += [split, "share"]
     totals = {split: max(found.num_boxes, 1) for split, found in splits.items()}
@@ -40,7 +45,8 @@ def class_table(survey: Survey) -> str:
         row = [_shortened(survey.names[index])]
         for split, found in splits.items():
             boxes, images = found.boxes_per_class[index], found.images_per_class[index]
-            row += [f"{boxes:,} ({images:,})", f"{boxes / totals[split]:.1%}"]
+            both = _count(boxes) if survey.is_classification else f"{boxes:,} ({images:,})"
+            row += [both, f"{boxes / totals[split]:.1%}"]
         rows.append(row)
     if hidden > 0:
         note = [f"... {hidden} more, in report.json", *[""] * (len(header) - 1)]
