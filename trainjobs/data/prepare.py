@@ -21,6 +21,7 @@ from cluster.storage import RunPaths, is_uri
 from trainjobs.config import DataConfig
 from trainjobs.data.cache import CachedShards, LocalShards
 from trainjobs.data.copies import Share, images_in_all
+from trainjobs.data.generated import SHAPES, Generated
 from trainjobs.data.index import INDEX, DatasetIndex, parse_index
 from trainjobs.data.joined import JoinedSplit, TrainingSplit
 from trainjobs.data.packing import (
@@ -31,16 +32,12 @@ from trainjobs.data.packing import (
     source_key,
 )
 from trainjobs.data.scanning import QuarantineRow, open_split
-from trainjobs.data.shapes import SHAPES_VERSION, generate_shapes
 from trainjobs.data.shards import Split
 from trainjobs.data.sources import DatasetSpec, log_notes, read_data_yaml
 
 PREPARED_SPLITS = ("train", "val")
 ALLOWED_SKIPS = 10
 """So many unusable images in a split never stop a run, whatever their share."""
-
-GENERATED_VAL_IMAGES = 200
-"""Validation images of the generated dataset: enough for a mAP that is steady to about 0.02."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,16 +125,18 @@ def prepare_dataset(
     data: DataConfig,
     seed: int,
     *,
+    generated: Generated = SHAPES,
     splits: tuple[str, ...] = PREPARED_SPLITS,
 ) -> Prepared:
     """Find a packed dataset, or pack one into the cache; safe to call on all ranks at once.
 
     Args:
-        source: a packed dataset (its folder, index.json or URI), a data.yaml or its folder; None:
-            the generated dataset, made here.
+        source: a packed dataset (its folder, index.json or URI), a data.yaml or its folder, or one
+            that needs none; None: the generated dataset, made here.
         cache: folder on this node that this service may fill.
         data: size of the generated dataset, how many bad images are too many, room in the cache.
         seed: of the generated dataset.
+        generated: what that is.
         splits: that it must have; of what is not packed yet, these alone are read.
 
     Raises:
@@ -146,7 +145,7 @@ def prepare_dataset(
     """
     location = packed_location(source)
     if location is None:
-        location = str(_pack_here(source, cache, data, seed, splits))
+        location = str(_pack_here(source or generated, cache, data, seed, splits))
     room = round(data.cache_gib * 2**30)
     remote = CachedShards(location, cache / "shards", room)
     prepared = open_packed(location, remote if is_uri(location) else LocalShards(Path(location)))
@@ -201,11 +200,12 @@ def open_packed(location: str, fetch: LocalShards | CachedShards) -> Prepared:
 
 
 def _pack_here(
-    source: str | None, cache: Path, data: DataConfig, seed: int, splits: tuple[str, ...]
+    source: str | Generated, cache: Path, data: DataConfig, seed: int, splits: tuple[str, ...]
 ) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / "prepare.lock"):
-        spec = read_data_yaml(Path(source) if source else _generate(cache, data, seed))
+        raw = source if isinstance(source, str) else _generate(source, cache, data, seed)
+        spec = read_data_yaml(Path(raw))
         folder = cache / f"dataset-{source_key(spec, splits)[:16]}"
         _make_whole(folder, lambda new: _pack(spec, splits, new))
     return folder
@@ -243,13 +243,13 @@ def _make_whole(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _generate(cache: Path, data: DataConfig, seed: int) -> Path:
+def _generate(generated: Generated, cache: Path, data: DataConfig, seed: int) -> Path:
     num_train, size = data.generated_images, data.image_size
-    folder = cache / f"shapes-v{SHAPES_VERSION}-{num_train}-{size}px-seed{seed}"
+    folder = cache / f"{generated.name}-{num_train}-{size}px-seed{seed}"
     _make_whole(
         folder,
-        lambda new: generate_shapes(
-            new, num_train=num_train, num_val=GENERATED_VAL_IMAGES, image_size=size, seed=seed
+        lambda new: generated.write(
+            new, num_train=num_train, num_val=generated.num_val, image_size=size, seed=seed
         ),
     )
     return folder

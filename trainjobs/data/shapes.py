@@ -4,7 +4,6 @@ It needs no download, and it is learnable only by shape: color, size and backgro
 without looking at the class.
 """
 
-import colorsys
 import math
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainjobs.data.images import RgbImage
+from trainjobs.data.textures import draw_background, make_noise, pick_color
 
 SHAPE_NAMES = ("circle", "square", "triangle", "star")
 SHAPES_VERSION = 1
@@ -26,11 +26,8 @@ MIN_VISIBLE = 0.55
 """Share of each object's pixels that later objects leave uncovered."""
 
 MAX_TILT_RAD = math.radians(30)
-MIN_COLOR_DISTANCE = 110.0  # of fill and background, in RGB: clear, and not always bright on dark
 MAX_PLACEMENTS = 200  # tries to place an image's objects; far more than an image was seen to need
 JPEG_QUALITY = 92
-NOISE_SIGMA = 6.0
-MAX_SMOOTH_SIDE_PX = 160  # backgrounds without their grain are drawn at most this large
 SUBPIXEL_BITS = 4  # OpenCV draws at 1/16 px
 _STREAMS = {"train": 1, "val": 2}  # so that the splits share no random number
 
@@ -52,7 +49,7 @@ def generate_shapes(
     names = "".join(f"  {class_id}: {name}\n" for class_id, name in enumerate(SHAPE_NAMES))
     yaml = f"path: .\ntrain: images/train\nval: images/val\nnames:\n{names}"
     (folder / "data.yaml").write_text(yaml, encoding="utf-8")
-    noise = _make_noise(np.random.Generator(np.random.Philox(key=[seed, 0])), image_size)
+    noise = make_noise(np.random.Generator(np.random.Philox(key=[seed, 0])), image_size)
     for split, count in (("train", num_train), ("val", num_val)):
         images, labels = folder / "images" / split, folder / "labels" / split
         images.mkdir(parents=True)
@@ -66,17 +63,11 @@ def generate_shapes(
             (labels / f"{number:06d}.txt").write_text("".join(rows), encoding="utf-8")
 
 
-def _make_noise(rng: np.random.Generator, image_size: int) -> NDArray[np.int16]:
-    """Grain (2S, 2S, 3) that each image takes a window of: drawing it anew would cost the most."""
-    grain = rng.normal(0, NOISE_SIGMA, (2 * image_size, 2 * image_size, 1))
-    return grain.round().astype(np.int16).repeat(3, axis=2)
-
-
 def _draw_scene(
     rng: np.random.Generator, image_size: int, noise: NDArray[np.int16]
 ) -> tuple[RgbImage, list[str]]:
     """One image and its label rows."""
-    image, background = _draw_background(rng, image_size, noise)
+    image, background = draw_background(rng, image_size, noise)
     wanted = int(rng.integers(NUM_OBJECTS[0], NUM_OBJECTS[1] + 1))
     owners = np.zeros((image_size, image_size), np.uint8)  # which object shows at a pixel, from 1
     areas, visible = np.zeros((2, wanted + 1), np.int64)
@@ -87,34 +78,12 @@ def _draw_scene(
         class_id = int(rng.integers(len(SHAPE_NAMES)))
         outline, thickness = _place_outline(rng, class_id, image_size)
         if _claim(owners, areas, visible, outline, number=len(rows) + 1):
-            _draw_object(image, outline, thickness, _pick_color(rng, background))
+            _draw_object(image, outline, thickness, pick_color(rng, background))
             low = (outline.min(axis=0) - thickness / 2).clip(0) / image_size
             high = (outline.max(axis=0) + thickness / 2).clip(max=image_size) / image_size
             places = (*(low + high) / 2, *(high - low))
             rows.append(f"{class_id} " + " ".join(f"{place:.6f}" for place in places) + "\n")
     return image, rows
-
-
-def _draw_background(
-    rng: np.random.Generator, image_size: int, noise: NDArray[np.int16]
-) -> tuple[RgbImage, NDArray[np.float64]]:
-    """Blotches of one color at two scales, stripes and grain; and that color (RGB)."""
-    color = _random_color(rng)
-    side = min(image_size, MAX_SMOOTH_SIDE_PX)
-    layer = np.tile(color.astype(np.float32), (side, side, 1))
-    for cells in (int(rng.integers(3, 6)), int(rng.integers(8, 16))):
-        grid = rng.normal(0, 22, (cells, cells, 1)) + rng.normal(0, 9, (cells, cells, 3))
-        layer += cv2.resize(grid.astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
-    angle, wavelength = rng.uniform(0, math.pi), side * rng.uniform(0.06, 0.3)
-    ramp = np.arange(side, dtype=np.float32) * (2 * math.pi / wavelength)
-    phase = (math.cos(angle) * ramp + (math.sin(angle) * ramp)[:, None])[..., None]
-    layer += rng.uniform(0, 16) * np.sin(phase, dtype=np.float32)
-    smooth = layer.clip(0, 255).astype(np.uint8)
-    if side < image_size:
-        smooth = np.asarray(cv2.resize(smooth, (image_size, image_size)), np.uint8)
-    y, x = rng.integers(0, image_size, 2)
-    grain = noise[y : y + image_size, x : x + image_size]
-    return np.asarray(cv2.add(smooth, grain, dtype=cv2.CV_8U), np.uint8), color
 
 
 def _place_outline(
@@ -177,21 +146,6 @@ def _claim(
     left[number] = areas[number] = covered.sum()
     visible[:] = left
     return True
-
-
-def _random_color(rng: np.random.Generator) -> NDArray[np.float64]:
-    """A color (RGB). Objects and backgrounds have the same ones, or the share of a box that its
-    object fills, and so the class, would show in the box's mean color."""
-    hsv = rng.random(), rng.random(), rng.uniform(0.15, 1)
-    return 255 * np.array(colorsys.hsv_to_rgb(*hsv))
-
-
-def _pick_color(rng: np.random.Generator, background: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A color (RGB) that stands out from the background's."""
-    while True:
-        color = _random_color(rng)
-        if np.linalg.norm(color - background) >= MIN_COLOR_DISTANCE:
-            return color
 
 
 def _draw_object(

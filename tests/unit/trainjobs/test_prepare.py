@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import logging
 import multiprocessing
 import shutil
@@ -8,9 +9,11 @@ import pytest
 
 from cluster.errors import DatasetError
 from trainjobs.config import DataConfig
+from trainjobs.data.generated import SHAPES, THUMBNAILS
 from trainjobs.data.mixture import log_summary
 from trainjobs.data.prepare import Prepared, prepare_dataset
 from trainjobs.data.shapes import generate_shapes
+from trainjobs.data.thumbnails import THUMBNAIL_NAMES
 
 CONFIG = DataConfig(image_size=32, generated_images=3)
 
@@ -69,14 +72,19 @@ def test_a_copy_elsewhere_has_the_same_fingerprint(dataset: Path, tmp_path: Path
     assert prepare(copy).location != prepare(dataset).location
 
 
-def test_without_a_source_a_dataset_is_generated_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trainjobs.data.prepare.GENERATED_VAL_IMAGES", 2)  # to save a second
-    first = prepare_dataset(None, tmp_path, CONFIG, seed=7)
+def test_without_a_source_a_dataset_is_generated_once(tmp_path: Path) -> None:
+    few = dataclasses.replace(SHAPES, num_val=2)  # to save a second
+    first = prepare_dataset(None, tmp_path, CONFIG, 7, generated=few)
     assert first.counts == {"train": 3, "val": 2}
-    assert prepare_dataset(None, tmp_path, CONFIG, seed=7) == first
-    assert len(list(tmp_path.glob("shapes-*"))) == 1
+    assert prepare_dataset(None, tmp_path, CONFIG, 7, generated=few) == first
+    assert len(list(tmp_path.glob("shapes-v1-3-32px-seed7"))) == 1
+
+
+def test_each_job_generates_a_dataset_of_its_own(tmp_path: Path) -> None:
+    kinds = [dataclasses.replace(kind, num_val=2) for kind in (SHAPES, THUMBNAILS)]
+    one, other = (prepare_dataset(None, tmp_path, CONFIG, 7, generated=kind) for kind in kinds)
+    assert one.fingerprint != other.fingerprint and one.location != other.location
+    assert other.names == THUMBNAIL_NAMES
 
 
 def test_left_out_items_are_in_quarantine_csv(dataset: Path) -> None:
