@@ -7,6 +7,7 @@ prints a table of docs/operations.md. The same count, for your settings: `--dry-
 
 from benchmarks.link_speed import MODELS, NUM_CLASSES, num_parameters
 from trainjobs.config import DataConfig, ModelConfig, TrainConfig
+from trainjobs.jobs import JOBS
 from trainjobs.preview import BYTES_PER_PARAMETER, activation_bytes
 
 IMAGE_SIZE = 640
@@ -38,7 +39,7 @@ def _image_bytes(model: str) -> int:
         data=DataConfig(image_size=IMAGE_SIZE),
         batch_size_per_worker=1,
     )
-    return activation_bytes(config, NUM_CLASSES)
+    return activation_bytes(config, JOBS["yolo"], NUM_CLASSES)
 
 
 if __name__ == "__main__":

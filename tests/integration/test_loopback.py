@@ -11,7 +11,7 @@ from cluster.session import Session
 pytestmark = pytest.mark.integration
 
 PARTS = ("gcs_server", "raylet/raylet", "monitor.py", "dashboard.py", "ray::DashboardAgent")
-START_S = 30.0
+START_S = 90.0
 
 
 def listening() -> dict[tuple[str, int], str]:
