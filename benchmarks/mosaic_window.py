@@ -56,7 +56,12 @@ def train(config: TrainConfig, cache: Path) -> dict[str, float]:
     device = torch.device("cpu")
     data = prepare_dataset(config.data.source, cache, config.data, config.seed)
     context = RankContext(
-        rank=0, world_size=1, device=device, loader_workers=0, prepare_loader=lambda loader: loader
+        rank=0,
+        world_size=1,
+        ranks_on_node=1,
+        device=device,
+        loader_workers=0,
+        prepare_loader=lambda loader: loader,
     )
     task = DetectionTask(config, data, context)
     training = build_training(config, task, rank=0, world_size=1, device=device)

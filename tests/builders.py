@@ -82,6 +82,10 @@ class TinySamples:
 
     poisoned: range = range(0)
 
+    def name(self, ref: SampleRef) -> str:
+        """Its number."""
+        return str(ref.image)
+
     def __getitem__(self, ref: SampleRef) -> Sample:
         """Image (6, 6, 3) uint8; the number stands in the place of the class."""
         rng = np.random.default_rng([ref.epoch, ref.position, ref.image])

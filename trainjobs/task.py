@@ -22,6 +22,7 @@ class RankContext:
 
     rank: int
     world_size: int
+    ranks_on_node: int
     device: torch.device
     loader_workers: int
     prepare_loader: PrepareLoader

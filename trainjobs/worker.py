@@ -86,6 +86,7 @@ def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: 
     context = RankContext(
         rank=rank,
         world_size=world_size,
+        ranks_on_node=ranks_on_node,
         device=device,
         loader_workers=loader_workers,
         prepare_loader=partial(ray.train.torch.prepare_data_loader, add_dist_sampler=False),

@@ -1,6 +1,7 @@
 """Shards in an object store: fetched once, verified, fetched again where that helps, bounded."""
 
 import multiprocessing
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from trainjobs.data.cache import CachedShards
 from trainjobs.data.index import INDEX
 from trainjobs.data.pack_job import finish, pack_one, plan_job
 from trainjobs.data.prepare import Prepared, prepare_dataset
+from trainjobs.data.read_ahead import ReadAhead
+from trainjobs.data.sampler import SampleRef
 from trainjobs.data.shapes import generate_shapes
 from trainjobs.data.sources import read_data_yaml
 
@@ -147,3 +150,44 @@ def test_a_uri_without_a_packed_dataset_says_how_to_make_one(store: Relay, tmp_p
     nothing = f"s3://data/nothing?endpoint_override={store.endpoint}"
     with pytest.raises(DatasetError, match=rf"has no {INDEX}; at a URI .* trainjobs\.pack SRC"):
         prepare(nothing, tmp_path)
+
+
+def test_shards_are_on_the_node_before_their_batch_is_built(
+    uri: str, store: Relay, tmp_path: Path
+) -> None:
+    prepared = prepare(uri, tmp_path)
+    train, shards = prepared.open("train"), prepared.index.splits["train"].shards
+    batches = [[SampleRef(0, at, at)] for at in range(len(train))] * 3
+    store.reads.clear()
+
+    def slowly(_path: str, body: bytes) -> bytes:
+        time.sleep(0.02)
+        return body
+
+    store.fault = slowly
+    stream = iter(ReadAhead(batches, train, room_bytes=10**9))
+    assert next(stream) == batches[0]
+    deadline = time.monotonic() + 20
+    while len([*(tmp_path / "cache" / "shards").glob("*.arrow")]) < len(shards):
+        assert time.monotonic() < deadline  # nobody has opened a shard yet
+        time.sleep(0.01)
+    read = [train.read_image(batch[0].image) for batch in [*stream]]
+    assert len(read) == len(batches) - 1
+    assert len(shard_reads(store)) == len(shards)
+
+
+def test_a_shard_that_cannot_be_read_ahead_is_named_by_who_needs_it(
+    uri: str, store: Relay, tmp_path: Path
+) -> None:
+    prepared = prepare(uri, tmp_path)
+    train, broken = prepared.open("train"), prepared.index.splits["train"].shards[1].file
+    store.fault = lambda path, body: body[:-9] + b"damaged!!" if broken in path else body
+    failed = []
+    for (ref,) in ReadAhead([[SampleRef(0, at, at)] for at in range(len(train))], train, 10**9):
+        try:
+            train.read_image(ref.image)
+        except DatasetError as error:
+            assert broken in str(error)
+            failed.append(ref.image)
+    first = train.shard_sizes[0]
+    assert failed == [*range(first, first + train.shard_sizes[1])]

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from trainjobs.data.images import RgbImage
 from trainjobs.data.sample_plan import ImageSource
 
-MAX_BYTES = 256 * 2**20
-"""Of the decoded images that a rank keeps, whatever their number."""
+NODE_BYTES = 256 * 2**20
+"""Of the decoded images that the ranks of a node keep together, whatever their number."""
 
 
 class DecodedWindow:
     """An image source that keeps the images it decoded last; for any number of threads."""
 
     def __init__(
-        self, source: ImageSource, max_images: int | None = None, max_bytes: int = MAX_BYTES
+        self, source: ImageSource, max_images: int | None = None, max_bytes: int = NODE_BYTES
     ) -> None:
         self._source = source
         self._max_images = sys.maxsize if max_images is None else max_images

@@ -22,6 +22,10 @@ class DeviceSamples:
     jpegs: DeviceJpegs | None
     """Decodes JPEGs on the device. None: they are decoded here."""
 
+    def name(self, ref: Any) -> str:
+        """What the image is called."""
+        return self.samples.name(ref)
+
     def __getitem__(self, ref: Any) -> PreparedSample:
         """The planned sample with what it needs."""
         return prepare_sample(self.samples.plan(ref), self.samples.source, self.jpegs)

@@ -22,11 +22,21 @@ class JoinedSplit:
         """Class names by class id."""
         self.shard_sizes = tuple(size for split in splits for size in split.shard_sizes)
         """Images in each shard."""
+        self.fetched_bytes = tuple(size for split in splits for size in split.fetched_bytes)
+        """See `Split.fetched_bytes`."""
+        self._shards = [
+            (split, number) for split in splits for number in range(len(split.shard_sizes))
+        ]
         self._starts = [0, *accumulate(map(len, splits))]
         self._class_ids = [np.array([*map(self.names.index, split.names)]) for split in splits]
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    def fetch(self, number: int) -> None:
+        """See `Split.fetch`."""
+        split, its_number = self._shards[number]
+        split.fetch(its_number)
 
     def size(self, index: int) -> tuple[int, int]:
         """See `Split.size`."""

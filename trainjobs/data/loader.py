@@ -6,21 +6,20 @@ normalized to the image.
 """
 
 import functools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from trainjobs.config import AugmentConfig
 from trainjobs.data.augment import execute
-from trainjobs.data.decoded import DecodedWindow
+from trainjobs.data.batch_stream import BatchStream, Collate, Samples
+from trainjobs.data.decoded import NODE_BYTES, DecodedWindow
 from trainjobs.data.joined import TrainingSplit
 from trainjobs.data.mosaic import TrainingImages, plan_training_sample
 from trainjobs.data.order import Orders
@@ -33,20 +32,9 @@ from trainjobs.task import Batch, MicroBatch
 Sample = tuple[NDArray[np.uint8], NDArray[np.float32]]
 MAX_LOADER_WORKERS = 8
 """Upper end of `auto`, as in YOLOv5."""
-PREFETCH_PER_WORKER = 2
-"""Batches each loading thread works ahead."""
-
 THREADS_APART = 64
 """Positions of the order that lie between those that a rank's threads work on: by so many decoded
 images it keeps more than the window of mosaic partners has."""
-
-
-class Samples(Protocol):
-    """Samples, made on demand."""
-
-    def __getitem__(self, reference: Any) -> Any:
-        """A `Sample`, or what else the batches' `collate` takes."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +47,12 @@ class TrainingSamples:
     image_size: int
     seed: int
     epochs: int
+    ranks_on_node: int = 1
+    """They share out the memory for decoded images."""
+
+    def name(self, ref: SampleRef) -> str:
+        """What the image is called."""
+        return self.split.id(ref.image)
 
     def __getitem__(self, ref: SampleRef) -> Sample:
         """Image (H, W, 3) uint8 and its labels (n, 5) [class, cx, cy, w, h] normalized."""
@@ -84,7 +78,8 @@ class TrainingSamples:
         """What plans are executed on: the split, of which some images are kept decoded."""
         # Without a window, what is kept serves again if the dataset is small: all of it fits.
         window = self.augment.mosaic_window
-        return DecodedWindow(self.split, window + THREADS_APART if window else None)
+        max_images = window + THREADS_APART if window else None
+        return DecodedWindow(self.split, max_images, NODE_BYTES // self.ranks_on_node)
 
     def _images(self, epoch: int) -> TrainingImages:
         return TrainingImages(
@@ -100,6 +95,10 @@ class EvaluationSamples:
 
     split: Split
     image_size: int
+
+    def name(self, ref: tuple[int, int, int]) -> str:
+        """What the image is called."""
+        return self.split.id(ref[0])
 
     def __getitem__(self, ref: tuple[int, int, int]) -> Sample:
         """Image (H, W, 3) uint8 and its labels (n, 5) [class, cx, cy, w, h] normalized."""
@@ -140,51 +139,13 @@ def resolve_loader_workers(
     return min(int(node_cpus // ranks_on_node), MAX_LOADER_WORKERS)
 
 
-class BatchStream(IterableDataset[Batch]):
-    """Builds batches ahead of their use, in order, in threads.
-
-    Threads, not processes: decoding and warping release the GIL, a process costs seconds and 300 MB
-    of imports at every start, and forking a Ray worker would copy the locks of its gRPC threads.
-    """
-
-    def __init__(
-        self,
-        samples: Samples,
-        batches: Iterable[list[Any]],
-        workers: int,
-        collate: Callable[[list[Any]], Batch] = collate,
-    ) -> None:
-        self.samples, self.batches, self.workers = samples, batches, workers
-        self.collate = collate
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield the batches; an error while building one is raised in its place."""
-        if self.workers == 0:
-            yield from map(self._build, self.batches)
-            return
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
-        pending: deque[Future[Batch]] = deque()
-        try:
-            for references in self.batches:
-                pending.append(pool.submit(self._build, references))
-                if len(pending) > self.workers * PREFETCH_PER_WORKER:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    def _build(self, references: list[Any]) -> Batch:
-        return self.collate([self.samples[reference] for reference in references])
-
-
 def build_loader(
     samples: Samples,
     batches: Iterable[list[Any]],
     *,
     workers: int,
     pin_memory: bool,
-    collate: Callable[[list[Any]], Batch] = collate,
+    collate: Collate = collate,
 ) -> "DataLoader[Batch]":
     """A DataLoader over `batches`, lists of references into `samples`."""
     cv2.setNumThreads(0)  # one image a thread scales better than threads within an image

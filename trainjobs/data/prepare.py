@@ -100,7 +100,8 @@ class Prepared:
 
     def open(self, split: str) -> Split:
         """A split of this dataset alone, `train` or `val`."""
-        return Split(self.index.splits[split], self.names, self.fetch)
+        is_remote = isinstance(self.fetch, CachedShards)
+        return Split(self.index.splits[split], self.names, self.fetch, is_remote=is_remote)
 
     def open_train(self) -> TrainingSplit:
         """The training splits of all datasets, as one."""

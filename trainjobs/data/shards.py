@@ -145,18 +145,40 @@ class Shard:
 class Split:
     """Images of one split with their labels. Safe to use from several threads."""
 
-    def __init__(self, entry: SplitEntry, names: tuple[str, ...], fetch: Fetch) -> None:
+    def __init__(
+        self,
+        entry: SplitEntry,
+        names: tuple[str, ...],
+        fetch: Fetch,
+        *,
+        is_remote: bool = False,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            entry: Of the index.
+            names: Class names by class id.
+            fetch: Where shards lie.
+            is_remote: Whether that takes time, so that it is worth while to ask for them before.
+        """
         self._entry, self._fetch = entry, fetch
         self.names = names
         """Class names by class id."""
         self.shard_sizes = tuple(shard.num_images for shard in entry.shards)
         """Images in each shard."""
+        self.fetched_bytes = tuple(shard.num_bytes * is_remote for shard in entry.shards)
+        """Bytes of each shard that have to be fetched to this node; 0: none."""
         self._starts = [0, *accumulate(self.shard_sizes)]
         self._open: OrderedDict[int, Shard] = OrderedDict()
         self._lock = Lock()
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    def fetch(self, number: int) -> None:
+        """Bring a shard to this node, if that can be done; what is wrong shows when it is needed."""
+        with suppress(DatasetError):
+            self._fetch(self._entry.shards[number])
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width in px of an image, upright."""

@@ -25,6 +25,7 @@ from trainjobs.data.joined import TrainingSplit
 from trainjobs.data.loader import EvaluationSamples, TrainingSamples, build_loader, gray_batch
 from trainjobs.data.order import Orders
 from trainjobs.data.prepare import Prepared
+from trainjobs.data.read_ahead import read_ahead
 from trainjobs.data.sample_plan import eval_shapes
 from trainjobs.data.shards import Split
 from trainjobs.detector.loss import LOSS_NAMES, DetectionLoss
@@ -105,7 +106,11 @@ class DetectionTask:
             image_size=settings.image_size,
             seed=self.config.seed,
             epochs=self.config.epochs,
+            ranks_on_node=self.context.ranks_on_node,
         )
+        # Half of the cache, as other runs may use it too, and partners of mosaics come on top.
+        room = round(settings.cache_gib * 2**30) // 2 // self.context.ranks_on_node
+        batches = read_ahead(batches, self.train, room)
         if settings.rect or settings.multi_scale:
             shapes = BatchShapes(
                 image_size=settings.image_size,

@@ -55,6 +55,7 @@ def make_task(
     context = RankContext(
         rank=rank,
         world_size=world_size,
+        ranks_on_node=world_size,
         device=torch.device("cpu"),
         loader_workers=0,
         prepare_loader=lambda loader: loader,

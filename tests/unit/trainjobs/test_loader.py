@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from cluster.errors import DatasetError
 from tests.builders import CPU, TinySamples, make_orders, make_plan, make_split
 from trainjobs.config import AugmentConfig
+from trainjobs.data.batch_stream import BatchStream
 from trainjobs.data.loader import (
-    BatchStream,
     EvaluationSamples,
     Sample,
     TrainingLoader,
@@ -36,10 +37,13 @@ class Numbers:
     def __init__(self, slow: int = 0) -> None:
         self.slow, self.asked = slow, 0
 
+    def name(self, number: int) -> str:
+        return f"{number}.jpg"
+
     def __getitem__(self, number: int) -> Sample:
         self.asked += 1
         if number == 99:
-            raise ValueError("image 99 is damaged")
+            raise ValueError("not to be warped")
         if number < self.slow:
             time.sleep(0.01 * (self.slow - number))
         return np.full((4, 6, 3), number, np.uint8), np.full((number, 5), number, np.float32)
@@ -63,28 +67,29 @@ def test_collate_of_images_without_boxes_has_no_rows() -> None:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_batches_come_in_order_however_long_each_takes(workers: int) -> None:
-    stream = BatchStream(Numbers(slow=4), [[i] for i in range(12)], workers)
+    stream = BatchStream(Numbers(slow=4), [[i] for i in range(12)], workers, collate)
     assert firsts(iter(stream)) == list(range(12))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_is_raised_in_the_place_of_its_batch(workers: int) -> None:
-    stream = iter(BatchStream(Numbers(), [[1], [99], [2]], workers))
+def test_an_error_is_raised_in_the_place_of_its_batch_with_its_images_name(workers: int) -> None:
+    stream = iter(BatchStream(Numbers(), [[1, 3], [4, 99, 99, 5], [2]], workers, collate))
     assert next(stream)["images"][0, 0, 0, 0] == 1
-    with pytest.raises(ValueError, match="image 99 is damaged"):
+    with pytest.raises(DatasetError, match=r"99\.jpg: .*ValueError: not to be warped") as caught:
         next(stream)
+    assert isinstance(caught.value.__cause__, ValueError)
 
 
 def test_threads_work_ahead_by_a_bounded_number_of_batches() -> None:
     samples = Numbers()
-    stream = iter(BatchStream(samples, ([i] for i in range(1000)), workers=2))
+    stream = iter(BatchStream(samples, ([i] for i in range(1000)), 2, collate))
     next(stream)
     time.sleep(0.05)
     assert 1 < samples.asked <= 2 * 2 + 1
 
 
 def test_a_stream_left_early_ends_its_threads() -> None:
-    stream = iter(BatchStream(Numbers(), [[i % 9] for i in range(50)], workers=2))
+    stream = iter(BatchStream(Numbers(), [[i % 9] for i in range(50)], 2, collate))
     next(stream)
     stream.close()
     deadline = time.monotonic() + 5
