@@ -36,6 +36,10 @@ class DecodedWindow:
         """Classes (n,) and boxes_cxcywh_norm (n, 4)."""
         return self._source.labels(index)
 
+    def outlines(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int32]] | None:
+        """Points (m, 2), as fractions, round the objects of `labels`; see `ImageSource`."""
+        return self._source.outlines(index)
+
     def read_image(self, index: int, reduce: int = 1) -> RgbImage:
         """The image, not to be written to; see `ImageSource`.
 

@@ -59,10 +59,10 @@ class JoinedSplit:
         classes, boxes = self._splits[number].labels(inside)
         return self._class_ids[number][classes], boxes
 
-    def polygons(self, index: int) -> list[NDArray[np.float32]]:
-        """See `Split.polygons`."""
+    def outlines(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int32]] | None:
+        """See `Split.outlines`."""
         number, inside = self._find(index)
-        return self._splits[number].polygons(inside)
+        return self._splits[number].outlines(inside)
 
     def read_image(self, index: int, reduce: int = 1) -> RgbImage:
         """See `Split.read_image`."""

@@ -28,14 +28,25 @@ EVAL_MARGIN = 0.5
 """Strides of padding that a batch has besides what its images need. Source: recipe.md, section 2."""
 
 
-class ImageSource(Protocol):
-    """What a plan is executed on; a `schema.Split`, or images without labels."""
-
-    def read_image(self, index: int, reduce: int = 1) -> RgbImage:
-        """The image, upright; a JPEG may come at ceil(side / reduce)."""
+class LabelSource(Protocol):
+    """The objects in each image of a split."""
 
     def labels(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Classes (n,) and boxes_cxcywh_norm (n, 4)."""
+
+    def outlines(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int32]] | None:
+        """Points (m, 2), as fractions, of the outlines of all objects, one after the other.
+
+        Returns:
+            They, and how many points each object has (n,), 0 for none; None where none has any.
+        """
+
+
+class ImageSource(LabelSource, Protocol):
+    """What a plan is executed on, such as a `shards.Split`."""
+
+    def read_image(self, index: int, reduce: int = 1) -> RgbImage:
+        """The image, upright; a JPEG may come at ceil(side / reduce)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

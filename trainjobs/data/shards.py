@@ -29,6 +29,9 @@ MAX_OPEN_SHARDS = 64
 
 OPEN_ATTEMPTS = 3
 
+MIN_OUTLINE_NUMBERS = 6
+"""Of the list of an outline: x and y of three points."""
+
 Fetch = Callable[[ShardEntry], Path]
 """Where a shard lies on this node; it is fetched first if need be."""
 
@@ -78,6 +81,11 @@ class Shard:
             raise DatasetError(str(self.file), "height and width must be positive")
         if not (np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()):
             raise DatasetError(str(self.file), "boxes must be finite and have an area")
+        counts = np.diff(to_numpy(self._batch.column("polygons_norm").values.offsets, np.int32))
+        if (counts % 2 != 0).any() or ((counts > 0) & (counts < MIN_OUTLINE_NUMBERS)).any():
+            raise DatasetError(str(self.file), "an outline must have three points or none")
+        if not np.isfinite(self._points).all():
+            raise DatasetError(str(self.file), "outlines must be finite")
 
     def __len__(self) -> int:
         return int(self._batch.num_rows)
@@ -102,12 +110,18 @@ class Shard:
         rows = self._rows(row)
         return self._classes[rows].astype(np.int64), self._boxes[rows].copy()
 
-    def polygons(self, row: int) -> list[NDArray[np.float32]]:
-        """Outline (points, 2) of each box's object, as fractions; (0, 2) for one without."""
-        column = self._batch.column("polygons_norm").values
-        offsets, points = to_numpy(column.offsets, np.int32), to_numpy(column.values, np.float32)
-        boxes = range(len(self._classes))[self._rows(row)]
-        return [points[offsets[b] : offsets[b + 1]].reshape(-1, 2).copy() for b in boxes]
+    def outlines(self, row: int) -> tuple[NDArray[np.float32], NDArray[np.int32]] | None:
+        """Points (m, 2), as fractions, of the outlines of all boxes' objects, one after the other.
+
+        Returns:
+            They, and how many points each box has (n,), 0 for none; None if no box of the shard has
+            any.
+        """
+        if not len(self._points):
+            return None
+        rows = self._rows(row)
+        ends = self._outline_ends[rows.start : rows.stop + 1]
+        return self._points[ends[0] : ends[-1]], np.diff(ends)
 
     def areas_px(self, row: int) -> NDArray[np.float32]:
         """(n,) area of each box's object."""
@@ -136,6 +150,15 @@ class Shard:
     def _boxes(self) -> NDArray[np.float32]:
         values = self._batch.column("boxes_cxcywh_norm").values.values
         return to_numpy(values, np.float32).reshape(-1, 4)
+
+    @cached_property
+    def _points(self) -> NDArray[np.float32]:
+        values = self._batch.column("polygons_norm").values.values
+        return to_numpy(values, np.float32).reshape(-1, 2)
+
+    @cached_property
+    def _outline_ends(self) -> NDArray[np.int32]:
+        return to_numpy(self._batch.column("polygons_norm").values.offsets, np.int32) // 2
 
     @cached_property
     def _crowd(self) -> NDArray[np.uint8]:
@@ -218,11 +241,15 @@ class Split:
             raise DatasetError(f"{shard.file}: {shard.id(row)}", f"has {reason}")
         return int(classes[0])
 
-    def polygons(self, index: int) -> list[NDArray[np.float32]]:
-        """Outline (points, 2) of the object of each of `labels`, as fractions; (0, 2) without one."""
+    def outlines(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int32]] | None:
+        """Points (m, 2), as fractions, round the objects of `labels`; see `ImageSource`."""
         shard, row = self._find(index)
-        outlines = zip(shard.polygons(row), shard.crowd(row), strict=True)
-        return [outline for outline, is_crowd in outlines if not is_crowd]
+        found = shard.outlines(row)
+        if found is None:
+            return None
+        points, counts = found
+        crowd = shard.crowd(row)
+        return (points[~crowd.repeat(counts)], counts[~crowd]) if crowd.any() else found
 
     def shard_of(self, index: int) -> tuple[Shard, int]:
         """The shard that holds an image, and its row there: for all that is known of its boxes."""

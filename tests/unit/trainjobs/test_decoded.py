@@ -30,6 +30,9 @@ class Counted:
     def labels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return np.array([index]), np.zeros((1, 4), np.float32)
 
+    def outlines(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.full((3, 2), index, np.float32), np.array([3], np.int32)
+
 
 def test_an_image_is_decoded_once_while_the_window_holds_it() -> None:
     source = Counted()
@@ -37,7 +40,7 @@ def test_an_image_is_decoded_once_while_the_window_holds_it() -> None:
     for index in (0, 1, 0, 2, 1, 0):  # 0 was decoded first when 2 comes, and 1 when 0 comes again
         assert window.read_image(index)[0] == index
     assert [index for index, _ in source.asked] == [0, 1, 2, 0]
-    assert window.labels(3)[0] == [3]
+    assert window.labels(3)[0] == [3] and window.outlines(3)[0][0, 0] == 3
 
 
 def test_scales_are_kept_apart() -> None:

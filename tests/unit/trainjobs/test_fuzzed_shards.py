@@ -47,7 +47,7 @@ def read_all(file: Path) -> None:
     try:
         shard = Shard(file, 3, 1)
         for row in range(3):
-            shard.id(row), shard.labels(row), shard.polygons(row), shard.crowd(row)
+            shard.id(row), shard.labels(row), shard.outlines(row), shard.crowd(row)
             shard.areas_px(row), bytes(shard.image(row))
     except DatasetError as error:
         assert error.path == str(file) and "\n" not in str(error)

@@ -1,5 +1,6 @@
 """Shards and splits: what is written comes back; what is damaged is named."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,10 @@ def test_a_split_gives_back_what_was_written(split: Split) -> None:
         assert shard.image(row).tobytes() == IMAGES[index]
         assert shard.crowd(row).tolist() == record.all_crowd()
         assert shard.areas_px(row).tolist() == record.all_areas()
-        assert [p.ravel().tolist() for p in shard.polygons(row)] == record.all_polygons()
+        points, counts = shard.outlines(row) or (np.zeros((0, 2)), [0] * len(classes))
+        ends = np.cumsum(counts)[:-1]
+        found = [part.ravel().tolist() for part in np.split(points, ends)] if len(classes) else []
+        assert found == record.all_polygons()
 
 
 def test_areas_are_those_of_the_boxes_unless_the_source_has_its_own(split: Split) -> None:
@@ -69,14 +73,48 @@ def test_areas_are_those_of_the_boxes_unless_the_source_has_its_own(split: Split
 def test_crowds_are_not_trained_on(split: Split) -> None:
     classes, boxes = split.labels(2)
     assert classes.tolist() == [0] and boxes.tolist() == [[0.5, 0.5, 0.5, 0.5]]
-    assert len(split.polygons(2)) == 1
+
+
+def test_outlines_of_crowds_are_left_out_with_their_boxes(tmp_path: Path) -> None:
+    box, shape = (0.5, 0.5, 0.5, 0.5), [0.25, 0.25, 0.5, 0.75, 0.75, 0.25]
+    record = ImageRecord(
+        id="a.png",
+        height=20,
+        width=20,
+        classes=[0, 1, 0],
+        boxes_cxcywh_norm=[box] * 3,
+        polygons_norm=[[*shape, 0.5, 0.25], [], shape],
+        crowd=[True, False, False],
+    )
+    points, counts = make_split(tmp_path, [record], [b""]).outlines(0)
+    assert counts.tolist() == [0, 3] and points.ravel().tolist() == shape
+
+
+def test_a_split_without_outlines_says_so(tmp_path: Path) -> None:
+    assert make_split(tmp_path, RECORDS[1:]).outlines(0) is None
+
+
+@pytest.mark.parametrize(
+    ("polygon", "reason"),
+    [
+        ([0.0, 0.0, 1.0, 1.0], "three points or none"),
+        ([0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 0.5], "three points or none"),
+        ([0.0, 0.0, 1.0, 1.0, 0.0, float("nan")], "outlines must be finite"),
+    ],
+)
+def test_a_shard_with_an_outline_that_is_none_is_refused(
+    tmp_path: Path, polygon: list[float], reason: str
+) -> None:
+    record = dataclasses.replace(RECORDS[0], polygons_norm=[polygon, []])
+    (tmp_path / "x.arrow").write_bytes(encode_shard([record], [b""], "ab"))
+    with pytest.raises(DatasetError, match=reason):
+        Shard(tmp_path / "x.arrow", 1, 2)
 
 
 def test_labels_have_their_types_also_without_a_box(split: Split) -> None:
     classes, boxes = split.labels(1)
     assert (classes.shape, classes.dtype) == ((0,), np.int64)
     assert (boxes.shape, boxes.dtype) == ((0, 4), np.float32)
-    assert split.polygons(1) == []
 
 
 def test_labels_are_copies(split: Split) -> None:
@@ -170,7 +208,7 @@ def test_writing_and_reading_do_not_load_pandas(tmp_path: Path) -> None:
         "file = Path(sys.argv[1]); file.write_bytes(encode_shard([one], [b'x'], ['x']))\n"
         "shard = Shard(file, 1, 1)\n"
         "assert shard.sizes.shape == (1, 2) and not len(shard.labels(0)[0])\n"
-        "assert shard.id(0) == 'a' and shard.image(0) == b'x' and not shard.polygons(0)\n"
+        "assert shard.id(0) == 'a' and shard.image(0) == b'x' and shard.outlines(0) is None\n"
         "assert 'pandas' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script, tmp_path / "x.arrow"], check=True)
