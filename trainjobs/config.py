@@ -93,6 +93,9 @@ class AugmentConfig:
     """Zoom is drawn from [1 - scale, 1 + scale]."""
     shear: float = 0.0
     """Largest shear, in degrees either way."""
+    copy_paste: float = 0.0
+    """Probability that an object with a polygon is pasted once more, mirrored, where it covers less
+    than 30 % of any box."""
     perspective: float = 0.0
     """Largest tilt: depth changes by this fraction per px. YOLOv5 uses up to 0.001."""
     hsv_h: float = 0.015

@@ -34,6 +34,7 @@ SETTINGS = {
     "perspective": "augment.perspective",
     "mosaic": "augment.mosaic",
     "mixup": "augment.mixup",
+    "copy_paste": "augment.copy_paste",
 }
 """Key of hyp.yaml -> path of the setting that means the same."""
 
@@ -41,7 +42,6 @@ WITHOUT_EFFECT: dict[str, float] = {
     "cls_pw": 1.0,
     "obj_pw": 1.0,
     "fl_gamma": 0.0,
-    "copy_paste": 0.0,
 }
 """Keys that have no setting here -> the value with which YOLOv5, too, does nothing."""
 UNUSED = ("iou_t", "anchors")

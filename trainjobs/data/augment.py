@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trainjobs.data.color import change_colors
 from trainjobs.data.images import RgbImage
+from trainjobs.data.paste import outline_mask
 from trainjobs.data.placement import place_labels
 from trainjobs.data.sample_plan import (
     ImageSource,
@@ -56,6 +57,8 @@ def _draw(plan: SamplePlan, source: ImageSource) -> RgbImage:
             _resize_tile(image, tile, tile.crop, source, min_scale)
         else:
             _warp_tile(image, tile, source, min_scale)
+    for paste in plan.pastes:
+        _warp_tile(image, paste.tile, source, min_scale, outline_mask(paste))
     if plan.mixed is not None:
         other = _draw(plan.mixed, source)
         cv2.addWeighted(image, 1 - plan.mixed_share, other, plan.mixed_share, 0, dst=image)
@@ -85,8 +88,15 @@ def _resize_tile(
         cv2.flip(cv2.resize(part, size, interpolation=method), flip, dst=window)
 
 
-def _warp_tile(image: RgbImage, tile: TilePlan, source: ImageSource, min_scale: float) -> None:
-    """Warp the visible part of one source image into the output, in place."""
+def _warp_tile(
+    image: RgbImage,
+    tile: TilePlan,
+    source: ImageSource,
+    min_scale: float,
+    mask: NDArray[np.uint8] | None = None,
+) -> None:
+    """Warp the visible part of one source image into the output, in place; where a mask of the tile's
+    window is, there alone."""
     to_output = np.array([*tile.matrix, tile.depth])
     # A pixel belongs to the tile that its center lies in, so that neighbors meet without a seam.
     window = overlap(bounds(tile.source_rect, to_output), tile.window)
@@ -104,10 +114,17 @@ def _warp_tile(image: RgbImage, tile: TilePlan, source: ImageSource, min_scale: 
     else:
         drawn = cv2.warpAffine(pixels, matrix[:2], size, borderMode=border)
     part = image[y1:y2, x1:x2]
-    if to_output[0, 1] == to_output[1, 0] == 0 and not tile.has_perspective:
+    shown = None
+    if to_output[0, 1] != 0 or to_output[1, 0] != 0 or tile.has_perspective:
+        shown = _is_inside(tile, np.linalg.inv(to_output), window)
+    if mask is not None:
+        left, top = tile.window[:2]
+        covered = mask[y1 - top : y2 - top, x1 - left : x2 - left] > 0
+        shown = covered if shown is None else shown & covered
+    if shown is None:
         part[:] = drawn
     else:
-        np.copyto(part, drawn, where=_is_inside(tile, np.linalg.inv(to_output), window)[..., None])
+        np.copyto(part, drawn, where=shown[..., None])
 
 
 def bounds(rect: Rect, matrix: NDArray[np.float64]) -> PixelRect:

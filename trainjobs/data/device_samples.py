@@ -55,8 +55,8 @@ def prepare_sample(
 ) -> PreparedSample:
     """Decode what a sample needs, and put its tiles into numbers.
 
-    Samples that are blurred or equalized need all of their neighbors, or of their histogram: they
-    are rare, and made here, by `augment.execute`.
+    Samples that are blurred or equalized need all of their neighbors, or of their histogram, and
+    pastes need masks: they are made here, by `augment.execute`.
 
     Args:
         plan: Of the sample.
@@ -66,7 +66,7 @@ def prepare_sample(
     Raises:
         DatasetError: A source image is gone or damaged; names it.
     """
-    if plan.color.blur_px or plan.color.clahe_limit:
+    if plan.color.blur_px or plan.color.clahe_limit or plan.pastes:
         image, labels = execute(plan, source)
         row = finished_row(plan)
         bare = SamplePlan(height=plan.height, width=plan.width, tiles=())

@@ -86,6 +86,7 @@ class TrainingSamples:
             size=self.split.size,
             near=functools.partial(self.orders.near, epoch, window=self.augment.mosaic_window),
             at=functools.partial(self.orders.images, epoch),
+            labels=self.split,
         )
 
 

@@ -6,15 +6,17 @@ which rank or process makes the sample.
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from trainjobs.config import AugmentConfig
+from trainjobs.data.paste import plan_pastes
 from trainjobs.data.random_warp import Draw, Projection, compose, random_warp, uniform
 from trainjobs.data.sample_plan import (
     NO_PERSPECTIVE,
     ColorPlan,
+    LabelSource,
     PixelRect,
     Rect,
     SamplePlan,
@@ -50,6 +52,8 @@ class TrainingImages:
     """The positions of the order that the mosaic partners of one come from; they depend on no rank."""
     at: Callable[[Sequence[int]], list[int]]
     """The images at some positions of the order."""
+    labels: LabelSource
+    """Looked at for `augment.copy_paste` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,7 @@ def plan_training_sample(
         others = place_all(index=other, is_mosaic=True)
         mixed = SamplePlan(height=height, width=width, tiles=others, is_augmented=True)
         share = float(rng.beta(MIXUP_CONCENTRATION, MIXUP_CONCENTRATION))
-    return SamplePlan(
+    plan = SamplePlan(
         height=height,
         width=width,
         tiles=tiles,
@@ -123,6 +127,10 @@ def plan_training_sample(
         holes=holes,
         is_augmented=True,
     )
+    if not config.copy_paste:
+        return plan
+    alone = replace(plan, mixed=None, holes=())
+    return replace(plan, pastes=plan_pastes(alone, images.labels, rng, config.copy_paste))
 
 
 def _partners(draw: Draw, position: int, images: TrainingImages, count: int) -> list[int]:

@@ -1,13 +1,18 @@
 """Boxes put through a plan: exactly where the pixels go, without those of which too little is left."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from trainjobs.data.sample_plan import ImageSource, SamplePlan, TilePlan
+from trainjobs.data.outlines import visible_bounds
+from trainjobs.data.sample_plan import LabelSource, SamplePlan, TilePlan
 
 # When a box survives an augmentation. Source: recipe.md, section 2, "Augment order".
 MIN_BOX_SIDE_PX = 2.0
 MIN_AREA_KEPT = 0.1
+MIN_OUTLINED_AREA_KEPT = 0.01
+"""Of a box that follows an outline, which is smaller than the warped box."""
 MAX_BOX_ASPECT = 100.0
 
 MAX_HOLE_COVER = 0.6
@@ -16,8 +21,11 @@ MAX_HOLE_COVER = 0.6
 Floats = NDArray[np.float64]
 
 
-def place_labels(plan: SamplePlan, source: ImageSource) -> NDArray[np.float32]:
-    """Labels (n, 5) [class, cx, cy, w, h] as fractions of the output, of all tiles of a plan."""
+def place_labels(plan: SamplePlan, source: LabelSource) -> NDArray[np.float32]:
+    """Labels (n, 5) [class, cx, cy, w, h] as fractions of the output, of all tiles of a plan.
+
+    In training, an object that has an outline gets the box round what shows of that.
+    """
     tiles = plan.tiles if plan.mixed is None else plan.tiles + plan.mixed.tiles
     found = [source.labels(tile.index) for tile in tiles]
     counts = [len(classes) for classes, _ in found]
@@ -33,11 +41,20 @@ def place_labels(plan: SamplePlan, source: ImageSource) -> NDArray[np.float32]:
         low, high, area = _map_affine(low, high, table)
     low, high = np.maximum(low, table[15:17]), np.minimum(high, table[17:19])
 
-    kept = _is_kept(high - low, area, plan)
+    min_share = np.full(boxes.shape[1], MIN_AREA_KEPT)
+    classes = [classes for classes, _ in found]
+    if plan.is_augmented:
+        _follow_outlines(tiles, counts, source, (low, high), min_share)
+    kept = _is_kept(high - low, area, plan, min_share)
+    if plan.pastes:
+        pasted = np.array([paste.box for paste in plan.pastes]).T
+        low, high = np.hstack([low, pasted[:2]]), np.hstack([high, pasted[2:]])
+        kept = np.append(kept, np.ones(len(plan.pastes), np.bool_))
+        classes.append(np.array([paste.class_id for paste in plan.pastes]))
     for hole in plan.holes:
         kept &= _covered(low, high, hole) <= MAX_HOLE_COVER
-    rows = np.empty((boxes.shape[1], 5), np.float32)
-    rows[:, 0] = np.concatenate([classes for classes, _ in found])
+    rows = np.empty((low.shape[1], 5), np.float32)
+    rows[:, 0] = np.concatenate(classes)
     output = np.array([[plan.width], [plan.height]])
     rows[:, 1:3] = ((low + high) / (2 * output)).T
     rows[:, 3:] = ((high - low) / output).T
@@ -74,13 +91,36 @@ def _map_corners(low: Floats, high: Floats, table: Floats) -> tuple[Floats, Floa
     return corners.min(axis=1), corners.max(axis=1), area
 
 
-def _is_kept(sides_px: Floats, area: Floats, plan: SamplePlan) -> NDArray[np.bool_]:
-    """Which boxes stay, by their sides (2, n) in the output and their area (n,) before it cut them."""
+def _follow_outlines(
+    tiles: Sequence[TilePlan],
+    counts: Sequence[int],
+    source: LabelSource,
+    corners: tuple[Floats, Floats],
+    min_share: Floats,
+) -> None:
+    """In place: corners (2, n) of the boxes of objects with outlines, and what must be left of them."""
+    low, high = corners
+    start = 0
+    for tile, count in zip(tiles, counts, strict=True):
+        outlines = source.outlines(tile.index)
+        if outlines is not None:
+            points, sizes = outlines
+            where = start + np.flatnonzero(sizes)
+            low[:, where], high[:, where] = visible_bounds(tile, points, sizes[sizes > 0])
+            min_share[where] = MIN_OUTLINED_AREA_KEPT
+        start += count
+
+
+def _is_kept(
+    sides_px: Floats, area: Floats, plan: SamplePlan, min_share: Floats
+) -> NDArray[np.bool_]:
+    """Which boxes stay, by their sides (2, n) in the output, their area (n,) before it cut them, and
+    how much of that (n,) must be left."""
     shortest, longest = sides_px.min(axis=0), sides_px.max(axis=0)
     kept: NDArray[np.bool_] = (shortest > 0) & (area > 0)
     if plan.is_augmented:
         kept &= shortest > MIN_BOX_SIDE_PX
-        kept &= shortest * longest > MIN_AREA_KEPT * area
+        kept &= shortest * longest > min_share * area
         kept &= longest < MAX_BOX_ASPECT * shortest
     return kept
 

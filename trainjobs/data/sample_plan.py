@@ -79,6 +79,24 @@ class TilePlan:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PastePlan:
+    """One object of a sample drawn once more, mirrored, over the sample's tiles.
+
+    A pixel of the output shows the paste's tile if its center lies in `tile.window`, and in
+    `outline` by the even-odd rule (`paste.outline_mask`).
+    """
+
+    tile: TilePlan
+    """The object's image as it lies in the sample, mirrored about the middle of the output. Its
+    window is what can show of the object; it is warped, never resized."""
+    outline: tuple[tuple[float, float], ...]
+    """x and y in output px of the corners of what shows of the object."""
+    box: Rect
+    """The bounds of that, in output px: the label's box."""
+    class_id: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ColorPlan:
     """What is done to the colors of a whole sample, in this order."""
 
@@ -99,6 +117,8 @@ class SamplePlan:
     """Of the output, in px."""
     width: int
     tiles: tuple[TilePlan, ...]
+    pastes: tuple[PastePlan, ...] = ()
+    """Drawn over the tiles, in this order, before anything is mixed in; boxes below them stay."""
     mixed: "SamplePlan | None" = None
     """Drawn on its own and averaged with the tiles; all its boxes count."""
     mixed_share: float = 0.0

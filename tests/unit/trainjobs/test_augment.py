@@ -35,6 +35,9 @@ class Images:
         boxes = np.array(self.boxes[index], np.float32).reshape(-1, 4)
         return np.arange(len(boxes)), boxes
 
+    def outlines(self, index: int) -> None:
+        return None
+
 
 class Jpegs(Images):
     """The same, stored as JPEGs that decode at a reduced size."""
@@ -71,6 +74,7 @@ def plan(source: Images, position: int, config: AugmentConfig, size: int, **opti
             size=lambda image: tuple(source.sizes[image].tolist()),
             near=lambda _: range(1000),
             at=lambda places: [place % count for place in places],
+            labels=source,
         ),
         image_size=size,
         config=config,

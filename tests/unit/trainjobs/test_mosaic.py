@@ -16,11 +16,22 @@ SIZES = np.array([[60, 80], [80, 60], [64, 64], [30, 90], [100, 50]], np.int32)
 STILL = AugmentConfig(translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, flip_horizontal=0)
 
 
+class NoLabels:
+    """Images without an object."""
+
+    def labels(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.zeros(0, np.int64), np.zeros((0, 4), np.float32)
+
+    def outlines(self, index: int) -> None:
+        return None
+
+
 def sized(sizes: np.ndarray, window: int = 1000) -> TrainingImages:
     return TrainingImages(
         size=lambda image: tuple(sizes[image].tolist()),
         near=lambda position: round_about(position, 1000, window),
         at=lambda places: [at % 5 for at in places],
+        labels=NoLabels(),
     )
 
 

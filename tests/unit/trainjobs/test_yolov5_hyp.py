@@ -28,8 +28,8 @@ def test_a_key_without_meaning_here_is_named_only_where_it_would_do_something(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        read_hyp({"copy_paste": 0.0, "fl_gamma": 0.0}, "hyp.yaml")
+        read_hyp({"cls_pw": 1.0, "fl_gamma": 0.0}, "hyp.yaml")
         assert not caplog.records
-        read_hyp({"copy_paste": 0.1, "fl_gamma": 0.0}, "hyp.yaml")
-    assert "copy_paste" in caplog.text
+        read_hyp({"cls_pw": 0.5, "fl_gamma": 0.0}, "hyp.yaml")
+    assert "cls_pw" in caplog.text
     assert "fl_gamma" not in caplog.text
