@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import DatasetError
+from trainjobs.data.jpeg_header import read_jpeg_header
 
 RgbImage = NDArray[np.uint8]
 """(H, W, 3) uint8, RGB, upright."""
@@ -45,9 +46,10 @@ def read_size(data: bytes, name: str) -> tuple[int, int]:
     Raises:
         DatasetError: As `decode_image`.
     """
-    stored = _jpeg_size(data)
-    if stored is None:
+    header = read_jpeg_header(data)
+    if header is None:
         return decode_image(data, name).shape[:2]
+    stored = header.height, header.width
     small = decode_image(data, name, reduce=8).shape[:2]
     expected = _reduced_side(stored[0]), _reduced_side(stored[1])
     if expected[0] == expected[1]:  # the small one does not show whether EXIF turns the image
@@ -100,20 +102,3 @@ def shrink_image(data: bytes, name: str, height: int, width: int) -> bytes:
 
 def _reduced_side(side: int) -> int:
     return -(-side // 8)
-
-
-def _jpeg_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width as stored in a JPEG's frame header; None if this is not a plain JPEG.
-
-    Source: ITU-T T.81, section B.2: segments of marker and length up to SOF0 .. SOF15.
-    """
-    if not data.startswith(_JPEG_MAGIC):
-        return None
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = data[at + 5 : at + 7], data[at + 7 : at + 9]
-            return int.from_bytes(height, "big"), int.from_bytes(width, "big")
-        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    return None
