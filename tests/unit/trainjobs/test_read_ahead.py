@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from trainjobs.data.read_ahead import AHEAD_BATCHES, ReadAhead, read_ahead
+from trainjobs.data.read_ahead import AHEAD_BATCHES, FETCH_THREADS, ReadAhead, read_ahead
 from trainjobs.data.sampler import SampleRef
 
 
@@ -89,18 +89,18 @@ def test_it_looks_ahead_by_a_bounded_number_of_batches() -> None:
 
 @pytest.mark.parametrize("ends_early", [True, False])
 def test_its_threads_end_with_it(ends_early: bool) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     stream = iter(ReadAhead(batches_of(*[(0,)] * 5), Shards(1), room_bytes=100))
     next(stream)
-    assert threading.active_count() > before
+    started = set(threading.enumerate()) - before
+    assert {thread.name for thread in started} == {"fetch"} and len(started) == FETCH_THREADS
     if ends_early:
         stream.close()
     else:
         list(stream)
-    deadline = time.monotonic() + 5
-    while threading.active_count() > before:
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
+    for thread in started:
+        thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_what_lies_on_the_node_is_not_asked_for() -> None:
