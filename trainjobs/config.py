@@ -10,17 +10,12 @@ from typing import Literal
 
 from cluster.config import ResourceRequest
 from cluster.errors import ConfigError
+from trainjobs.optim_config import OptimConfig as OptimConfig  # noqa: PLC0414  re-exported
+from trainjobs.ranges import check_range
 from trainjobs.weighted_source import parse_weighted
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 """It becomes a folder and part of URIs."""
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-
-
-def _check_range(path: str, value: float, low: float, high: float = float("inf")) -> None:
-    if not low <= value <= high:  # NaN fails too
-        wanted = f">= {low:g}" if high == float("inf") else f"in [{low:g}, {high:g}]"
-        raise ConfigError(f"{path} must be {wanted}, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,14 +52,14 @@ class DataConfig:
     def __post_init__(self) -> None:
         for text in self.also:
             parse_weighted(text, "data.also")
-        _check_range("data.image_size", self.image_size, 32)
-        _check_range("data.multi_scale", self.multi_scale, 0, 0.9)
-        _check_range("data.shuffle_shards", self.shuffle_shards, 1)
+        check_range("data.image_size", self.image_size, 32)
+        check_range("data.multi_scale", self.multi_scale, 0, 0.9)
+        check_range("data.shuffle_shards", self.shuffle_shards, 1)
         if self.loader_workers != "auto":
-            _check_range("data.loader_workers", self.loader_workers, 0)
-        _check_range("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
-        _check_range("data.cache_gib", self.cache_gib, 0)
-        _check_range("data.generated_images", self.generated_images, 1)
+            check_range("data.loader_workers", self.loader_workers, 0)
+        check_range("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
+        check_range("data.cache_gib", self.cache_gib, 0)
+        check_range("data.generated_images", self.generated_images, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,7 +122,7 @@ class AugmentConfig:
             if setting.name == "execute":
                 continue
             high = highest.get(setting.name, 1.0)
-            _check_range(f"augment.{setting.name}", getattr(self, setting.name), 0, high)
+            check_range(f"augment.{setting.name}", getattr(self, setting.name), 0, high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,76 +152,9 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         for name in ("box", "cls", "obj"):
-            _check_range(f"loss.{name}", getattr(self, name), 0)
-        _check_range("loss.anchor_threshold", self.anchor_threshold, 1)
-        _check_range("loss.label_smoothing", self.label_smoothing, 0, 1)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class OptimConfig:
-    """Optimizer, learning rate, and how many images one optimizer step sees."""
-
-    name: Literal["sgd", "adam", "adamw"] = "sgd"
-    """sgd is Nesterov; adam and adamw use betas (momentum, 0.999)."""
-    lr: float = 0.01
-    """Learning rate after warmup, for nominal_batch_size images per step."""
-    final_lr_fraction: float = 0.01
-    """Learning rate at the end, as a fraction of lr."""
-    schedule: Literal["linear", "cosine"] = "linear"
-    """Shape of the decay over epochs. (YOLOv5's "one_cycle" is the cosine.)"""
-    momentum: float = 0.937
-    """Momentum of SGD, first beta of Adam, after warmup."""
-    weight_decay: float = 0.0005
-    """For nominal_batch_size images per step; in force is weight_decay * images_per_step / 64.
-    Weights only: no bias, no BatchNorm."""
-    nominal_batch_size: int = 64
-    """Images per step that lr and weight_decay are given for."""
-    accumulate: int | Literal["auto"] = "auto"
-    """Micro-batches per rank and optimizer step. `auto`: as many as come nearest to
-    nominal_batch_size. Resolved to images_per_step at the first launch."""
-    images_per_step: int | None = None
-    """Images of one optimizer step; overrides accumulate. Kept over restarts and any number of
-    workers."""
-    lr_scaling: Literal["auto", "linear", "sqrt", "none"] = "auto"
-    """How the update follows images_per_step / 64. `auto`: linear for sgd, none for adam(w), as
-    YOLOv5 does implicitly."""
-    warmup_epochs: float = 3.0
-    """Epochs in which lr, momentum and images per step ramp up."""
-    warmup_min_images: int | None = None
-    """Warmup lasts at least this many images. Default: 100 forwards of the first launch."""
-    warmup_micro_batches: int | None = None
-    """Micro-batches of the first step; ramps to the full step. Default: the first launch's number
-    of workers."""
-    warmup_momentum: float = 0.8
-    """Momentum at the start of warmup."""
-    warmup_bias_lr: float = 0.1
-    """Learning rate of the biases at the start of warmup; the other groups start at 0."""
-    max_grad_norm: float = 10.0
-    """Clip on the norm of the step's summed gradient. It is a sum over images, so with more than
-    64 images per step it bites sooner. 0: no clipping."""
-    ema_decay: float = 0.9999
-    """Limit of the decay of the moving average of weights. 0: no averaging."""
-    ema_warmup_steps: int = 2000
-    """Time constant, in optimizer steps, with which the decay approaches ema_decay."""
-    precision: Precision = "auto"
-    """Arithmetic of forward and backward. `auto`: bf16 on GPUs that have it, fp16 with a gradient
-    scaler on older GPUs, fp32 on CPUs."""
-
-    def __post_init__(self) -> None:
-        for name in ("lr", "warmup_bias_lr", "weight_decay", "warmup_epochs", "max_grad_norm"):
-            _check_range(f"optim.{name}", getattr(self, name), 0)
-        for name in ("final_lr_fraction", "ema_decay"):
-            _check_range(f"optim.{name}", getattr(self, name), 0, 1)
-        for name in ("momentum", "warmup_momentum"):
-            _check_range(f"optim.{name}", getattr(self, name), 0, 0.9999)
-        for name in ("nominal_batch_size", "ema_warmup_steps"):
-            _check_range(f"optim.{name}", getattr(self, name), 1)
-        for name in ("images_per_step", "warmup_min_images", "warmup_micro_batches"):
-            value = getattr(self, name)
-            if value is not None:
-                _check_range(f"optim.{name}", value, 0 if name == "warmup_min_images" else 1)
-        if self.accumulate != "auto":
-            _check_range("optim.accumulate", self.accumulate, 1)
+            check_range(f"loss.{name}", getattr(self, name), 0)
+        check_range("loss.anchor_threshold", self.anchor_threshold, 1)
+        check_range("loss.label_smoothing", self.label_smoothing, 0, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -245,11 +173,11 @@ class EvalConfig:
     """Detections kept per image (COCO's figures use the best 100)."""
 
     def __post_init__(self) -> None:
-        _check_range("eval.every_epochs", self.every_epochs, 1)
-        _check_range("eval.patience", self.patience, 0)
-        _check_range("eval.confidence", self.confidence, 0, 1)
-        _check_range("eval.nms_iou", self.nms_iou, 0, 1)
-        _check_range("eval.max_detections", self.max_detections, 1)
+        check_range("eval.every_epochs", self.every_epochs, 1)
+        check_range("eval.patience", self.patience, 0)
+        check_range("eval.confidence", self.confidence, 0, 1)
+        check_range("eval.nms_iou", self.nms_iou, 0, 1)
+        check_range("eval.max_detections", self.max_detections, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -263,7 +191,7 @@ class CheckpointConfig:
     epochs done) under its own settings. Default: from the start."""
 
     def __post_init__(self) -> None:
-        _check_range("checkpoint.every_epochs", self.every_epochs, 1)
+        check_range("checkpoint.every_epochs", self.every_epochs, 1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -280,7 +208,7 @@ class TrackingConfig:
     """Seconds a run waits for the tracking server before it starts without it."""
 
     def __post_init__(self) -> None:
-        _check_range("tracking.timeout_s", self.timeout_s, 0.1)
+        check_range("tracking.timeout_s", self.timeout_s, 0.1)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -309,11 +237,11 @@ class TrainConfig:
     resources: ResourceRequest = field(default_factory=ResourceRequest)
 
     def __post_init__(self) -> None:
-        _check_range("epochs", self.epochs, 1)
+        check_range("epochs", self.epochs, 1)
         if self.max_steps is not None:
-            _check_range("max_steps", self.max_steps, 1)
-        _check_range("batch_size_per_worker", self.batch_size_per_worker, 1)
-        _check_range("seed", self.seed, 0, 2**32 - 1)
+            check_range("max_steps", self.max_steps, 1)
+        check_range("batch_size_per_worker", self.batch_size_per_worker, 1)
+        check_range("seed", self.seed, 0, 2**32 - 1)
         if self.run_name is not None and not RUN_NAME.fullmatch(self.run_name):
             raise ConfigError(
                 f"run_name must be letters, digits, '.', '_' and '-', not beginning with '.', "

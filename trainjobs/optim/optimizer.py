@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from trainjobs.config import OptimConfig
 from trainjobs.optim.schedule import StepSettings, weight_decay_in_force
+from trainjobs.optim_config import OptimConfig
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 

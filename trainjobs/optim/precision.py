@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from cluster.errors import ConfigError
-from trainjobs.config import Precision as PrecisionName
+from trainjobs.optim_config import Precision as PrecisionName
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from trainjobs.config import OptimConfig
+from trainjobs.optim_config import OptimConfig
 from trainjobs.step_plan import Step
 
 

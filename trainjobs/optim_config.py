@@ -1,0 +1,75 @@
+"""The settings below `optim.`: optimizer, schedule, and how many images one step sees."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trainjobs.ranges import check_range
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """Optimizer, learning rate, and how many images one optimizer step sees."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    """sgd is Nesterov; adam and adamw use betas (momentum, 0.999)."""
+    lr: float = 0.01
+    """Learning rate after warmup, for nominal_batch_size images per step."""
+    final_lr_fraction: float = 0.01
+    """Learning rate at the end, as a fraction of lr."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Shape of the decay over epochs. (YOLOv5's "one_cycle" is the cosine.)"""
+    momentum: float = 0.937
+    """Momentum of SGD, first beta of Adam, after warmup."""
+    weight_decay: float = 0.0005
+    """For nominal_batch_size images per step; in force is weight_decay * images_per_step / 64.
+    Weights only: no bias, no BatchNorm."""
+    nominal_batch_size: int = 64
+    """Images per step that lr and weight_decay are given for."""
+    accumulate: int | Literal["auto"] = "auto"
+    """Micro-batches per rank and optimizer step. `auto`: as many as come nearest to
+    nominal_batch_size. Resolved to images_per_step at the first launch."""
+    images_per_step: int | None = None
+    """Images of one optimizer step; overrides accumulate. Kept over restarts and any number of
+    workers."""
+    lr_scaling: Literal["auto", "linear", "sqrt", "none"] = "auto"
+    """How the update follows images_per_step / 64. `auto`: linear for sgd, none for adam(w), as
+    YOLOv5 does implicitly."""
+    warmup_epochs: float = 3.0
+    """Epochs in which lr, momentum and images per step ramp up."""
+    warmup_min_images: int | None = None
+    """Warmup lasts at least this many images. Default: 100 forwards of the first launch."""
+    warmup_micro_batches: int | None = None
+    """Micro-batches of the first step; ramps to the full step. Default: the first launch's number
+    of workers."""
+    warmup_momentum: float = 0.8
+    """Momentum at the start of warmup."""
+    warmup_bias_lr: float = 0.1
+    """Learning rate of the biases at the start of warmup; the other groups start at 0."""
+    max_grad_norm: float = 10.0
+    """Clip on the norm of the step's summed gradient. It is a sum over images, so with more than
+    64 images per step it bites sooner. 0: no clipping."""
+    ema_decay: float = 0.9999
+    """Limit of the decay of the moving average of weights. 0: no averaging."""
+    ema_warmup_steps: int = 2000
+    """Time constant, in optimizer steps, with which the decay approaches ema_decay."""
+    precision: Precision = "auto"
+    """Arithmetic of forward and backward. `auto`: bf16 on GPUs that have it, fp16 with a gradient
+    scaler on older GPUs, fp32 on CPUs."""
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "warmup_bias_lr", "weight_decay", "warmup_epochs", "max_grad_norm"):
+            check_range(f"optim.{name}", getattr(self, name), 0)
+        for name in ("final_lr_fraction", "ema_decay"):
+            check_range(f"optim.{name}", getattr(self, name), 0, 1)
+        for name in ("momentum", "warmup_momentum"):
+            check_range(f"optim.{name}", getattr(self, name), 0, 0.9999)
+        for name in ("nominal_batch_size", "ema_warmup_steps"):
+            check_range(f"optim.{name}", getattr(self, name), 1)
+        for name in ("images_per_step", "warmup_min_images", "warmup_micro_batches"):
+            value = getattr(self, name)
+            if value is not None:
+                check_range(f"optim.{name}", value, 0 if name == "warmup_min_images" else 1)
+        if self.accumulate != "auto":
+            check_range("optim.accumulate", self.accumulate, 1)
