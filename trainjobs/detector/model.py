@@ -225,6 +225,17 @@ def check_model_name(name: str) -> None:
     raise ConfigError(f"model.name must be one of {', '.join(MODEL_NAMES)}, got {name!r}{hint}")
 
 
+def check_image_size(name: str, image_size: int) -> None:
+    """Raise ConfigError for an unknown model, or a size that is no multiple of its largest stride."""
+    stride = max_stride(name)
+    if image_size % stride:
+        nearest = max(stride, round(image_size / stride) * stride)
+        raise ConfigError(
+            f"data.image_size must be a multiple of {stride} (the largest stride of {name}), "
+            f"got {image_size}; the nearest is {nearest}"
+        )
+
+
 def max_stride(name: str) -> int:
     """Largest stride of a model in px: sides of its input images are multiples of it.
 

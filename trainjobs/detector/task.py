@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from cluster.errors import CheckpointError, ConfigError
+from cluster.errors import CheckpointError
 from trainjobs.checkpoint import load_weights
 from trainjobs.config import TrainConfig
 from trainjobs.data.batch_shapes import BatchShapes, kinds_by_shape
@@ -22,16 +22,15 @@ from trainjobs.data.class_weights import rare_class_weights
 from trainjobs.data.copies import Share, weights_of_images
 from trainjobs.data.device_batches import DrawnBatches, build_device_samples, draws_on_device
 from trainjobs.data.joined import TrainingSplit
-from trainjobs.data.loader import EvaluationSamples, TrainingSamples, build_loader, gray_batch
+from trainjobs.data.loader import TrainingSamples, build_loader, gray_batch
 from trainjobs.data.order import Orders
 from trainjobs.data.prepare import Prepared
 from trainjobs.data.read_ahead import read_ahead
-from trainjobs.data.sample_plan import eval_shapes
 from trainjobs.data.shards import Split
+from trainjobs.detector.evaluator import DetectionEvaluator, detect_objects, to_float
 from trainjobs.detector.loss import LOSS_NAMES, DetectionLoss
-from trainjobs.detector.model import YOLOv5, build_yolov5, check_model_name, max_stride
-from trainjobs.detector.postprocess import decode, non_max_suppression
-from trainjobs.evaluation.evaluate import Evaluation, EvaluationBatch, evaluate_detector
+from trainjobs.detector.model import YOLOv5, build_yolov5, check_image_size, max_stride
+from trainjobs.evaluation.evaluate import Evaluation
 from trainjobs.task import Batch, Loss, Metrics, RankContext
 
 logger = logging.getLogger(__name__)
@@ -39,14 +38,7 @@ logger = logging.getLogger(__name__)
 
 def check_model_config(config: TrainConfig) -> None:
     """Raise ConfigError for an unknown model or an image size that is no multiple of its stride."""
-    check_model_name(config.model.name)
-    stride, size = max_stride(config.model.name), config.data.image_size
-    if size % stride:
-        nearest = max(stride, round(size / stride) * stride)
-        raise ConfigError(
-            f"data.image_size must be a multiple of {stride} (the largest stride of "
-            f"{config.model.name}), got {size}; the nearest is {nearest}"
-        )
+    check_image_size(config.model.name, config.data.image_size)
 
 
 class DetectionTask:
@@ -139,21 +131,15 @@ class DetectionTask:
 
     def compute_loss(self, model: nn.Module, images: Tensor, targets: Tensor) -> Loss:
         """Forward and loss of one micro-batch; `images` (B, 3, H, W) uint8."""
-        raw: list[Tensor] = model(_to_float(images))
+        raw: list[Tensor] = model(to_float(images))
         return self._loss(raw, targets)
 
     def evaluate(self, model: nn.Module) -> Metrics:
         """COCO mAP, precision and recall of `model` on the validation split."""
         detector = model.eval()
         assert isinstance(detector, YOLOv5)
-        batches = self._validation_loader
-        self.last = evaluate_detector(
-            functools.partial(self._detect, detector),
-            batches,
-            self._my_validation,
-            self.val,
-            image_size=self.config.data.image_size,
-        )
+        detect = functools.partial(detect_objects, detector, self.config.eval)
+        self.last = self._evaluator.evaluate(detect)
         return self.last.metrics
 
     def draw_plots(self, folder: Path) -> None:
@@ -178,20 +164,14 @@ class DetectionTask:
         }
 
     @functools.cached_property
-    def _my_validation(self) -> list[EvaluationBatch]:
-        batches = eval_shapes(
-            self.val.sizes,
-            self.config.data.image_size,
-            self._stride,
-            self.config.batch_size_per_worker,
+    def _evaluator(self) -> DetectionEvaluator:
+        return DetectionEvaluator(
+            self.val,
+            image_size=self.config.data.image_size,
+            batch_size=self.config.batch_size_per_worker,
+            stride=self._stride,
+            context=self.context,
         )
-        return batches[self.context.rank :: self.context.world_size]
-
-    @functools.cached_property
-    def _validation_loader(self) -> Iterable[Batch]:
-        refs = [[(index, *shape) for index in indices] for indices, shape in self._my_validation]
-        samples = EvaluationSamples(split=self.val, image_size=self.config.data.image_size)
-        return self.context.prepare_loader(self._loader(samples, refs))
 
     def _loader(self, samples: Any, batches: Any) -> "DataLoader[Batch]":
         return build_loader(
@@ -200,23 +180,6 @@ class DetectionTask:
             workers=self.context.loader_workers,
             pin_memory=self.context.device.type == "cuda",
         )
-
-    @torch.inference_mode()
-    def _detect(self, model: YOLOv5, images: Tensor) -> list[Tensor]:
-        """(B, 3, H, W) uint8 -> per image (K, 6) in px of the letterboxed image."""
-        predictions = decode(model(_to_float(images)), model.anchors, model.strides)
-        limits = self.config.eval
-        return non_max_suppression(
-            predictions,
-            confidence=limits.confidence,
-            nms_iou=limits.nms_iou,
-            max_detections=limits.max_detections,
-        )
-
-
-def _to_float(images: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 -> float32 in [0, 1], channels last."""
-    return images.to(memory_format=torch.channels_last).float() / 255
 
 
 def class_weights(split: TrainingSplit, shares: Sequence[Share] = ()) -> NDArray[np.float64]:
