@@ -37,17 +37,23 @@ class DetectionEvaluator:
     def evaluate(self, detect: Detect) -> Evaluation:
         """The figures of what `detect` finds; the same metrics on every rank."""
         return evaluate_detector(
-            detect, self._loader, self._mine, self.split, image_size=self.image_size
+            detect,
+            self._loader,
+            self._shares,
+            self.split,
+            image_size=self.image_size,
+            rank=self.context.rank,
+            world_size=self.context.world_size,
         )
 
     @functools.cached_property
-    def _mine(self) -> list[EvaluationBatch]:
-        batches = eval_shapes(self.split.sizes, self.image_size, self._stride, self._batch_size)
-        return batches[self.context.rank :: self.context.world_size]
+    def _shares(self) -> list[EvaluationBatch]:
+        return eval_shapes(self.split.sizes, self.image_size, self._stride, self._batch_size)
 
     @functools.cached_property
     def _loader(self) -> Iterable[Batch]:
-        refs = [[(index, *shape) for index in indices] for indices, shape in self._mine]
+        mine = self._shares[self.context.rank :: self.context.world_size]
+        refs = [[(index, *shape) for index in indices] for indices, shape in mine]
         loader = build_loader(
             EvaluationSamples(split=self.split, image_size=self.image_size),
             refs,

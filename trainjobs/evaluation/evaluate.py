@@ -37,32 +37,46 @@ class Evaluation:
 def evaluate_detector(
     detect: Callable[[Tensor], list[Tensor]],
     batches: Iterable[Batch],
-    mine: Sequence[EvaluationBatch],
+    shares: Sequence[EvaluationBatch],
     split: Split,
     *,
     image_size: int,
+    rank: int,
+    world_size: int,
 ) -> Evaluation:
     """Measure a detector on a split that ranks share; every image counts once.
 
     Args:
         detect: images (B, 3, H, W) uint8 -> per image (K, 6) [x1, y1, x2, y2, score, class] in px
             of the letterboxed image.
-        batches: this rank's images, in the order of `mine`.
-        mine: which images those are.
+        batches: this rank's images, those of every `world_size`-th of the shares from `rank` on.
+        shares: which images share a forward, on all ranks.
+        split: that they are of.
+        image_size: px that their longest sides were scaled to.
+        rank: of this process.
+        world_size: number of ranks.
     """
     found: list[Detections] = []
-    for (indices, shape), batch in zip(mine, batches, strict=True):
+    for (indices, shape), batch in zip(shares[rank::world_size], batches, strict=True):
         for index, rows in zip(indices, detect(batch["images"]), strict=True):
             size = split.size(index)
             found.append(
                 original_detections(index, rows.cpu().numpy(), size, shape, image_size=image_size)
             )
-    detections = gather_lists(found)
+    detections = in_order(gather_lists(found), shares)
     evaluation = Evaluation({})
     if detections:  # rank 0 alone
         evaluation = measure(split_truths(split), detections, len(split.names))
     metrics, yolov5 = broadcast_object((evaluation.metrics, evaluation.metrics_yolov5))
     return Evaluation(metrics, yolov5, evaluation.truths, evaluation.detections, evaluation.curves)
+
+
+def in_order(
+    detections: Iterable[Detections], shares: Sequence[EvaluationBatch]
+) -> list[Detections]:
+    """Those of all ranks as one rank alone finds them: what scores the same is ranked by its place."""
+    places = {image: place for place, image in enumerate(i for images, _ in shares for i in images)}
+    return sorted(detections, key=lambda found: places[found.image_id])
 
 
 def measure(truths: list[Truth], detections: list[Detections], num_classes: int) -> Evaluation:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from trainjobs.evaluation.coco import coco_map
 from trainjobs.evaluation.detections import Detections, Truth, match_by_iou, pairwise_iou
+from trainjobs.evaluation.evaluate import in_order
 from trainjobs.evaluation.yolov5_map import yolov5_map
 
 FIRST, SECOND = (0, 0, 10, 10), (50, 50, 70, 70)
@@ -62,6 +63,25 @@ def test_detections_in_a_crowd_of_their_class_do_not_count() -> None:
     assert coco_map([make_truth(FIRST)], found, 2)["map50_95"] == pytest.approx(1 / 3)
     other = dataclasses.replace(truth, crowd_classes=np.ones(1, np.int64))
     assert coco_map([other], found, 2)["map50_95"] == pytest.approx(1 / 3)
+
+
+def test_equal_scores_rank_alike_on_any_number_of_ranks() -> None:
+    shares = [([2, 0], (1, 1)), ([3], (1, 1)), ([1], (1, 1)), ([4], (1, 1))]
+    # Only the box of image 3 is where an object is, and all are found with one confidence.
+    truths = [make_truth(FIRST if image == 3 else SECOND, image=image) for image in range(5)]
+    found = {image: make_found((FIRST, 0.5), image=image) for image in range(5)}
+    curves = []
+    for world_size in (1, 2, 3):
+        gathered = [
+            found[image]
+            for rank in range(world_size)
+            for images, _ in shares[rank::world_size]
+            for image in images
+        ]
+        ordered = in_order(gathered, shares)
+        assert [one.image_id for one in ordered] == [2, 0, 3, 1, 4]
+        curves.append(yolov5_map(truths, ordered, 1).map50)
+    assert len(set(curves)) == 1
 
 
 def test_perfect_detections_score_one() -> None:
