@@ -62,6 +62,7 @@ def train(config: TrainConfig, cache: Path) -> dict[str, float]:
         device=device,
         loader_workers=0,
         prepare_loader=lambda loader: loader,
+        cache=cache,
     )
     task = DetectionTask(config, data, context)
     training = build_training(config, task, rank=0, world_size=1, device=device)

@@ -105,6 +105,7 @@ class TinyTask:
     scores: Sequence[float] = ()
     """Scores of successive evaluations. Default: minus the error on fixed images."""
     loss_names = ("error", "size")
+    figure_names = ("largest",)
     key_metric = "score"
     evaluations: int = 0
 
@@ -142,7 +143,8 @@ class TinyTask:
         wanted = torch.zeros_like(predicted)
         wanted[targets[:, 0].long()] = targets[:, 1].double()
         parts = torch.stack([(predicted - wanted).square().mean(), predicted.square().mean() / 10])
-        return Loss(parts.sum(), parts.detach())
+        figures = predicted.abs().amax(0, keepdim=True)
+        return Loss(parts.sum(), torch.cat([parts, figures]).detach())
 
     def evaluate(self, model: nn.Module) -> Metrics:
         """The next of `scores`, or one that depends on every weight and running statistic."""

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from cluster.config_io import from_dict
 from cluster.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = "1"
 TENSORS, STATE, MANIFEST = "training.pt", "state.json", "manifest.json"
@@ -158,3 +161,30 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"format_version {header.get('format_version')}, this version reads {FORMAT_VERSION}",
         )
     return tensors, header
+
+
+def load_into(model: nn.Module, path: Path, *, name: str, outputs: Collection[str]) -> None:
+    """Copy a weights file into `model`: all of it, or all but the outputs if classes differ.
+
+    Args:
+        model: of the name.
+        path: of the file.
+        name: of the model, for the error.
+        outputs: names in its state of what depends on the classes.
+
+    Raises:
+        CheckpointError: the file is of another model.
+    """
+    tensors, header = load_weights(path)
+    wanted = model.state_dict()
+    fitting = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
+    foreign = {k for k in wanted if k not in fitting}
+    if foreign - set(outputs):
+        raise CheckpointError(
+            str(path), f"is of {header.get('model', 'another model')}, not of {name}"
+        )
+    if foreign:
+        logger.warning(
+            "%s has %s classes: its output layer is not used", path, header.get("classes")
+        )
+    model.load_state_dict(fitting, strict=False)

@@ -115,7 +115,7 @@ def read_arguments(command: Callable[..., Options], args: Sequence[str], **how: 
 
 
 def base_config(args: Sequence[str], demo: Demo, prefix: str = "--") -> TrainConfig:
-    """The config that flags are laid over: the demo where there is no data, and YAML files.
+    """The config that flags are laid over: the job's own, for data or for none, and YAML files.
 
     Args:
         args: the command line, expanded.
@@ -131,7 +131,7 @@ def base_config(args: Sequence[str], demo: Demo, prefix: str = "--") -> TrainCon
     has_data = any(a.split("=")[0] == f"{prefix}data.source" for a in args) or any(
         isinstance(data := tree.get("data"), dict) and data.get("source") for tree in trees
     )
-    base = TrainConfig() if has_data else demo.config
+    base = demo.defaults if has_data else demo.config
     for file, tree in zip(hyps + files, trees, strict=True):
         base = merge(base, tree, file)
     return base

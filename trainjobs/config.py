@@ -1,128 +1,22 @@
 """Everything that can be set about a training run: frozen, checked once, documented here.
 
-`python -m trainjobs.yolo --help` prints this file. A field's path (`optim.lr`) is its key in YAML,
-on the command line and in a search space.
+`python -m trainjobs.yolo --help` prints it, and so does `trainjobs.classify`. A field's path
+(`optim.lr`) is its key in YAML, on the command line and in a search space.
 """
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cluster.config import ResourceRequest
 from cluster.errors import ConfigError
+from trainjobs.data_config import AugmentConfig as AugmentConfig  # noqa: PLC0414  re-exported
+from trainjobs.data_config import DataConfig as DataConfig  # noqa: PLC0414  re-exported
 from trainjobs.optim_config import OptimConfig as OptimConfig  # noqa: PLC0414  re-exported
 from trainjobs.ranges import check_range
-from trainjobs.weighted_source import parse_weighted
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}")
 """It becomes a folder and part of URIs."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataConfig:
-    """Which images, at which size, read how."""
-
-    source: str | None = None
-    """A packed dataset, by folder or URI, or a data.yaml. Default: one that the run generates."""
-    also: tuple[str, ...] = ()
-    """Further datasets to train on, each SOURCE or SOURCE#WEIGHT: an image comes WEIGHT (1) times an
-    epoch, 0.5 every other epoch. Their classes are found by name among those of source."""
-    image_size: int = 640
-    """Side of the square training image in px; a multiple of the model's largest stride."""
-    rect: bool = False
-    """Train on rectangles: images of like aspect share a micro-batch, with the least padding. There
-    is no mosaic then, and no mixup."""
-    multi_scale: float = 0.0
-    """The side of each micro-batch is drawn from image_size times [1 - multi_scale, 1 + multi_scale].
-    YOLOv5's flag means 0.5."""
-    shuffle_shards: int = 256
-    """Shards of the training split that are shuffled as a whole. Of more, so many are in use at a
-    time, shared out over the nodes: a node's cache must hold its part (docs/data.md)."""
-    image_weights: bool = False
-    """Draw images with rare classes more often: as if first a class were drawn, then a box of it."""
-    loader_workers: int | Literal["auto"] = "auto"
-    """Data-loading threads per rank. `auto`: min(node CPUs / ranks on it, 8); 0 for batches of one."""
-    max_bad_fraction: float = 0.05
-    """Largest fraction of unusable images in a split before the run stops (at least 10 images)."""
-    cache_gib: float = 50.0
-    """GiB of fetched shards that a node keeps, for all runs and datasets."""
-    generated_images: int = 640
-    """Training images of the generated dataset."""
-
-    def __post_init__(self) -> None:
-        for text in self.also:
-            parse_weighted(text, "data.also")
-        check_range("data.image_size", self.image_size, 32)
-        check_range("data.multi_scale", self.multi_scale, 0, 0.9)
-        check_range("data.shuffle_shards", self.shuffle_shards, 1)
-        if self.loader_workers != "auto":
-            check_range("data.loader_workers", self.loader_workers, 0)
-        check_range("data.max_bad_fraction", self.max_bad_fraction, 0, 1)
-        check_range("data.cache_gib", self.cache_gib, 0)
-        check_range("data.generated_images", self.generated_images, 1)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AugmentConfig:
-    """Random changes to training images; each is keyed by (seed, epoch, position in the order)."""
-
-    execute: Literal["auto", "cpu", "device"] = "auto"
-    """Where pixels are made. `device`: a batch at a time, where the model is, JPEGs too if that is a
-    GPU; `cpu`: by the loader's threads. `auto`: device on a GPU, else cpu (docs/data.md)."""
-    mosaic: float = 1.0
-    """Probability that an image becomes a mosaic of four."""
-    mosaic_nine: float = 0.0
-    """Probability that a mosaic is made of nine images."""
-    mosaic_window: int = 256
-    """A mosaic's other images come from so many round it in the epoch's order, so that each is decoded
-    once for several mosaics; small windows cost mAP. 0: the whole dataset."""
-    mixup: float = 0.0
-    """Probability that a mosaic is averaged with another one."""
-    close_mosaic: int = 10
-    """Final epochs without mosaic. 0: mosaic to the end."""
-    degrees: float = 0.0
-    """Largest rotation, in degrees either way."""
-    translate: float = 0.1
-    """Largest shift, as a fraction of the image side."""
-    scale: float = 0.5
-    """Zoom is drawn from [1 - scale, 1 + scale]."""
-    shear: float = 0.0
-    """Largest shear, in degrees either way."""
-    copy_paste: float = 0.0
-    """Probability that an object with a polygon is pasted once more, mirrored, where it covers less
-    than 30 % of any box."""
-    perspective: float = 0.0
-    """Largest tilt: depth changes by this fraction per px. YOLOv5 uses up to 0.001."""
-    hsv_h: float = 0.015
-    """Largest turn of the hue, as a fraction of half a circle."""
-    hsv_s: float = 0.7
-    """Largest relative change of saturation."""
-    hsv_v: float = 0.4
-    """Largest relative change of value (brightness)."""
-    flip_vertical: float = 0.0
-    """Probability of an upside-down flip."""
-    flip_horizontal: float = 0.5
-    """Probability of a left-right flip."""
-    blur: float = 0.0
-    """Probability of averaging over 3, 5 or 7 px."""
-    gray: float = 0.0
-    """Probability of losing all color."""
-    clahe: float = 0.0
-    """Probability of adaptive histogram equalization (CLAHE)."""
-    cutout: float = 0.0
-    """Probability of painting rectangles over parts of the image; a box covered by more than 60 % is
-    dropped."""
-
-    def __post_init__(self) -> None:
-        highest = {  # the others are probabilities and shares
-            "close_mosaic": float("inf"), "mosaic_window": float("inf"), "perspective": 0.01,
-            "degrees": 180.0, "translate": 0.9, "scale": 0.99, "shear": 60.0,
-        }  # fmt: skip
-        for setting in fields(self):
-            if setting.name == "execute":
-                continue
-            high = highest.get(setting.name, 1.0)
-            check_range(f"augment.{setting.name}", getattr(self, setting.name), 0, high)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,9 +24,21 @@ class ModelConfig:
     """Which network, and the weights it starts from."""
 
     name: str = "yolov5s"
-    """yolov5n, s, m, l, x or yolov5n6, s6, m6, l6, x6."""
+    """yolo: yolov5n, s, m, l, x or yolov5n6, s6, m6, l6, x6. classify: fastnet, or a model of
+    torchvision's, such as resnet18."""
     weights: str | None = None
     """Weights to start from: a safetensors file of this service. Default: random."""
+    stem: Literal["auto", "standard", "small"] = "auto"
+    """First layers of a classifier's ResNet. `small`: 3x3, stride 1, no pooling. `auto`: small for
+    images of at most 64 px."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of red, green and blue in [0, 1], taken off a classifier's images. Default: ImageNet's."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """By which a classifier's images are divided after that. Default: ImageNet's."""
+
+    def __post_init__(self) -> None:
+        for value in self.std:
+            check_range("model.std", value, 1e-6)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +54,11 @@ class LossConfig:
     anchor_threshold: float = 4.0
     """A box matches an anchor if neither side differs by this factor or more."""
     label_smoothing: float = 0.0
-    """Class targets become 1 - e/2 and e/2."""
+    """yolo: class targets become 1 - e/2 and e/2. classify: 1 - e + e/C and e/C, C classes."""
+    custom: str | None = None
+    """A classifier's own loss by import path, `package.module:callable` (docs/classification.md)."""
+    options: dict[str, float] = field(default_factory=dict)
+    """Arguments of the custom loss by name."""
 
     def __post_init__(self) -> None:
         for name in ("box", "cls", "obj"):
@@ -164,13 +74,18 @@ class EvalConfig:
     every_epochs: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     patience: int = 100
-    """Epochs without a better map50_95 after which the run stops. 0: never."""
+    """Epochs without a better map50_95 (top1) after which the run stops. 0: never."""
     confidence: float = 0.001
     """Detections below this score are dropped."""
     nms_iou: float = 0.6
     """Of two boxes of one class that overlap by more than this IoU, the lower-scored is dropped."""
     max_detections: int = 300
     """Detections kept per image (COCO's figures use the best 100)."""
+    flip: bool = False
+    """A classifier also sees the mirrored image, and the mean of both decides."""
+    batch_statistics: bool = False
+    """A classifier is also measured with BatchNorm normalizing by each batch's own statistics, as a
+    network that was left in training mode would: top1_batch_statistics. For comparisons."""
 
     def __post_init__(self) -> None:
         check_range("eval.every_epochs", self.every_epochs, 1)
@@ -201,7 +116,7 @@ class TrackingConfig:
     uri: str | None = None
     """MLflow server or store. Default: $MLFLOW_TRACKING_URI, else sqlite in the storage folder."""
     experiment: str | None = None
-    """MLflow experiment. Default: the job's name (yolo)."""
+    """MLflow experiment. Default: the job's name (yolo, classify)."""
     parent_run_id: str | None = None
     """MLflow run below which this one is shown; a sweep sets it for its trials."""
     timeout_s: float = 10.0

@@ -78,18 +78,22 @@ class Display:
         return (self.epochs - row["epoch"]) * sum(recent) / len(recent)
 
 
+SCORES = {
+    "map50": "mAP50",
+    "map50_95": "mAP50-95",
+    "train_top1": "top-1 in training",
+    "top1": "top-1",
+}
+"""Column of metrics.csv -> its name in an epoch's line."""
+
+
 def epoch_line(row: dict[str, float], epochs: int, left_s: float) -> str:
     """One epoch as a person reads it."""
-    losses = "  ".join(
-        f"{name.removeprefix('train_')} {value:.4f}"
-        for name, value in row.items()
-        if name.startswith("train_") and name != "train_loss"
-    )
-    scores = "".join(
-        f"  {label} {row[key]:.3f}"
-        for key, label in (("map50", "mAP50"), ("map50_95", "mAP50-95"), ("top1", "top-1"))
-        if key in row
-    )
+    terms = [name for name in row if name.startswith("train_") and name not in SCORES]
+    if len(terms) > 1:
+        terms.remove("train_loss")  # their sum
+    losses = "  ".join(f"{name.removeprefix('train_')} {row[name]:.4f}" for name in terms)
+    scores = "".join(f"  {label} {row[key]:.3f}" for key, label in SCORES.items() if key in row)
     return (
         f"epoch {row['epoch']:.0f}/{epochs}  {losses}{scores}  "
         f"{row['images_per_second']:.0f} images/s  {_clock(left_s)} left"

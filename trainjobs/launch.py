@@ -36,8 +36,8 @@ from trainjobs.driver import Callback, Driver, failure_cause
 from trainjobs.fork import fork_from
 from trainjobs.gauges import RUN_GAUGES, RunGauges
 from trainjobs.interrupt import Interrupted, StopRequest, fit_in_thread, stop_on_signals
-from trainjobs.jobs import JOBS
-from trainjobs.locate import locate, prepare_data
+from trainjobs.jobs import JOBS, prepare_data
+from trainjobs.locate import locate
 from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
 from trainjobs.provenance import provenance
 from trainjobs.resolve import (
@@ -116,7 +116,7 @@ def _launch(
     stop: StopRequest | None,
 ) -> RunResult:
     started = time.monotonic()
-    data = prepare_data(config)
+    data = prepare_data(config, JOBS[job])
     log_summary(data)
     config = fit_batch(config, data.images_per_epoch)
     if saved := load_config(paths):

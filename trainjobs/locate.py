@@ -1,4 +1,4 @@
-"""Where a run lives, in absolute terms: its name and folder, and each node's cache of datasets.
+"""Where a run lives, in absolute terms: its name and folder, and the places that it names.
 
 What the environment says about that is read here and handed on as values.
 """
@@ -9,11 +9,9 @@ import secrets
 from datetime import datetime
 from pathlib import Path
 
-from cluster.places import dataset_cache, in_job
+from cluster.places import in_job
 from cluster.storage import RunPaths, is_uri, resolve_storage
 from trainjobs.config import TrainConfig
-from trainjobs.data.mixture import prepare_datasets
-from trainjobs.data.prepare import Prepared
 from trainjobs.weighted_source import WeightedSource, parse_weighted
 
 
@@ -47,12 +45,6 @@ def locate(config: TrainConfig) -> tuple[TrainConfig, RunPaths]:
 def new_run_name(model: str) -> str:
     """A name no other run has: model, time and three random digits."""
     return f"{model}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)[:3]}"
-
-
-def prepare_data(config: TrainConfig) -> Prepared:
-    """The datasets, scanned into this node's cache."""
-    cache = Path(dataset_cache()).expanduser()
-    return prepare_datasets(config.data, cache, config.seed)
 
 
 def _absolute(path: str | None) -> str | None:

@@ -90,7 +90,7 @@ class Observer(Protocol):
 
 
 class LossSums:
-    """Loss terms summed over the images of an epoch, kept on the device."""
+    """Loss terms and figures summed over the images of an epoch, kept on the device."""
 
     def __init__(self, num_parts: int, device: torch.device, start: list[float]) -> None:
         self.sums = torch.zeros(num_parts + 1, dtype=torch.float64, device=device)
@@ -114,7 +114,7 @@ def fit(training: Training, observer: Observer, device: torch.device) -> Outcome
         epoch = state.epoch
         # An interrupted epoch's sums are those of all ranks, and they will be summed over ranks again.
         share = [value / training.plan.world_size for value in state.loss_sums]
-        losses = LossSums(len(task.loss_names), device, share)
+        losses = LossSums(len(task.loss_names + task.figure_names), device, share)
         if not train_one_epoch(training, observer, losses):
             state.loss_sums = all_reduce_sum(losses.sums).tolist()
             observer.interrupted(training)
@@ -198,16 +198,17 @@ def agree(*flags: Tensor) -> tuple[bool, ...]:
 
 def epoch_row(training: Training, losses: LossSums, metrics: Metrics) -> dict[str, float]:
     """One line of metrics.csv."""
-    state, plan = training.state, training.plan
+    state, plan, task = training.state, training.plan, training.task
     parts = losses.means()
+    names = task.loss_names + task.figure_names
     lr = next(g["lr"] for g in training.optimizer.param_groups if g["role"] == "weight")
     return {
         "epoch": state.epoch + 1,
         "optimizer_steps": state.updates,
         "images_seen": (state.epoch + 1) * plan.num_images,
         "lr": lr,
-        "train_loss": sum(parts),
-        **{f"train_{n}": p for n, p in zip(training.task.loss_names, parts, strict=True)},
+        "train_loss": sum(parts[: len(task.loss_names)]),
+        **{f"train_{n}": p for n, p in zip(names, parts, strict=True)},
         **metrics,
         "images_per_second": plan.num_images / max(state.epoch_s, 1e-9),
         "epoch_s": state.epoch_s,

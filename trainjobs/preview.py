@@ -9,8 +9,8 @@ from cluster.credentials import credentials_apart
 from cluster.resources import describe
 from cluster.session import connect
 from trainjobs.config import TrainConfig
-from trainjobs.jobs import JOBS, Job
-from trainjobs.locate import locate, prepare_data
+from trainjobs.jobs import JOBS, Job, prepare_data
+from trainjobs.locate import locate
 from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
 from trainjobs.resolve import build_plan, fit_batch, resolve_launch
 from trainjobs.run_folder import load_config
@@ -32,7 +32,7 @@ def preview(config: TrainConfig, *, job: str = "yolo", cluster: ClusterConfig | 
 def _preview(config: TrainConfig, job: Job, cluster: ClusterConfig) -> str:
     job.check_config(config)
     config, paths = locate(config)
-    data = prepare_data(config)
+    data = prepare_data(config, job)
     with connect(cluster) as session:
         plan = resources.plan(config.resources, session.nodes())
     world_size = plan.num_workers[1]
@@ -40,7 +40,7 @@ def _preview(config: TrainConfig, job: Job, cluster: ClusterConfig) -> str:
     config = resolve_launch(fit_batch(config, num_images), world_size=world_size)
     steps = build_plan(config, num_images=num_images, world_size=world_size)
     optim, full = config.optim, steps.images_per_step
-    num_parameters = count_parameters(job.build_network(config.model.name, len(data.names)))
+    num_parameters = count_parameters(job.build_network(config, len(data.names)))
     state_mib = num_parameters * BYTES_PER_PARAMETER / 2**20
     lines = [
         ("run", f"{paths.location()} ({'continues' if load_config(paths) else 'new'})"),
@@ -80,7 +80,7 @@ def activation_bytes(config: TrainConfig, job: Job, num_classes: int) -> int:
         return tensor
 
     with torch.device("meta"):
-        model = job.build_network(config.model.name, num_classes)
+        model = job.build_network(config, num_classes)
         side = config.data.image_size
         images = torch.empty(config.batch_size_per_worker, 3, side, side)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):

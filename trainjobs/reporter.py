@@ -68,7 +68,7 @@ class RankReporter:
             epoch=step.epoch + 1,
             epochs=training.epochs,
             fraction=done / training.plan.num_images,
-            loss=sum(losses.means()),
+            loss=sum(losses.means()[: len(training.task.loss_names)]),
             images_per_second=self.images_since / elapsed,
         )
         self.sender.send(progress)

@@ -26,6 +26,8 @@ class RankContext:
     device: torch.device
     loader_workers: int
     prepare_loader: PrepareLoader
+    cache: Path
+    """Folder on this node that this service may fill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,8 @@ class Loss:
     total: Tensor
     """Scalar with a gradient."""
     parts: Tensor
-    """(P,) detached terms of the total, in the order of `Task.loss_names`."""
+    """(P + F,) detached: terms of the total, in the order of `Task.loss_names`, then other figures of
+    the micro-batch, in the order of `Task.figure_names`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,11 @@ class Task(Protocol):
     @property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the loss terms, in the order of `Loss.parts`."""
+        ...
+
+    @property
+    def figure_names(self) -> tuple[str, ...]:
+        """Names of what else is measured in training, such as its accuracy; means over images."""
         ...
 
     @property

@@ -83,6 +83,7 @@ def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: 
         batch_size=config.batch_size_per_worker,
     )
     _log_rank(device, loader_workers)
+    cache = Path(settings.cache).expanduser()
     context = RankContext(
         rank=rank,
         world_size=world_size,
@@ -90,16 +91,17 @@ def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: 
         device=device,
         loader_workers=loader_workers,
         prepare_loader=partial(ray.train.torch.prepare_data_loader, add_dist_sampler=False),
+        cache=cache,
     )
-    cache = Path(settings.cache).expanduser()
-    data = prepare_datasets(config.data, cache, config.seed)
+    job = JOBS[settings.job]
+    data = prepare_datasets(config.data, cache, config.seed, job.generated)
     if data.fingerprint != settings.dataset_fingerprint:
         raise DatasetError(
             ", ".join([str(config.data.source), *config.data.also]),
             f"holds something else on {socket.gethostname()} than where the run was launched; give "
             "all nodes the same files, or a folder that they share",
         )
-    task = JOBS[settings.job].build_task(config, data, context)
+    task = job.build_task(config, data, context)
     training = build_training(
         config,
         task,

@@ -23,8 +23,7 @@ from cluster.storage import RunPaths
 from cluster.storage_check import check_storage
 from trainjobs.config import TrainConfig
 from trainjobs.interrupt import StopRequest, stop_on_signals
-from trainjobs.jobs import JOBS
-from trainjobs.locate import prepare_data
+from trainjobs.jobs import JOBS, prepare_data
 from trainjobs.resolve import fit_batch
 from trainjobs.tracking.mlflow_tracker import open_tracker, store_uri
 from tuning.conclusion import SweepResult, conclude
@@ -64,7 +63,9 @@ def launch_sweep(settings: SweepSettings, cluster: ClusterConfig | None = None) 
         logger.info("sweep %s in %s", settings.name, paths.location())
         stack.enter_context(hold_lease(paths))
         stack.enter_context(write_log_to(paths, LOG))
-        train = fit_batch(settings.train, prepare_data(settings.train).images_per_epoch)
+        train = fit_batch(
+            settings.train, prepare_data(settings.train, JOBS[settings.job]).images_per_epoch
+        )
         session = stack.enter_context(connect(cluster or ClusterConfig()))
         train, plan, max_concurrent = place(settings, train, session)
         check_constraints(space, train, plan.num_workers[1])

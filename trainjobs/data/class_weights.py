@@ -1,7 +1,20 @@
 """How often to show an image, by how rare its classes are."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
+
+from trainjobs.data.copies import Share, weights_of_images
+from trainjobs.data.joined import TrainingSplit
+
+
+def class_weights(split: TrainingSplit, shares: Sequence[Share] = ()) -> NDArray[np.float64]:
+    """(N,) how often each image is to be drawn, by how rare its classes are in an epoch."""
+    classes = [split.labels(index)[0] for index in range(len(split))]
+    copies = weights_of_images(split.shard_sizes, shares) if shares else None
+    counts = np.array([len(found) for found in classes])
+    return rare_class_weights(np.concatenate(classes), counts, copies)
 
 
 def rare_class_weights(

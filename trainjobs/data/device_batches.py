@@ -1,7 +1,7 @@
 """Training batches drawn on the device, one ahead of the one that is trained on."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,7 +28,8 @@ class DeviceSamples:
 
     def __getitem__(self, ref: Any) -> PreparedSample:
         """The planned sample with what it needs."""
-        return prepare_sample(self.samples.plan(ref), self.samples.source, self.jpegs)
+        sample = prepare_sample(self.samples.plan(ref), self.samples.source, self.jpegs)
+        return replace(sample, labels=self.samples.targets(ref, sample.labels))
 
     def collate(self, samples: list[PreparedSample]) -> Batch:
         """Samples of one shape -> a packed batch."""

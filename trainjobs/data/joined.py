@@ -59,6 +59,11 @@ class JoinedSplit:
         classes, boxes = self._splits[number].labels(inside)
         return self._class_ids[number][classes], boxes
 
+    def label(self, index: int) -> int:
+        """See `Split.label`."""
+        number, inside = self._find(index)
+        return int(self._class_ids[number][self._splits[number].label(inside)])
+
     def outlines(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.int32]] | None:
         """See `Split.outlines`."""
         number, inside = self._find(index)

@@ -25,7 +25,6 @@ from trainjobs.data.mosaic import TrainingImages, plan_training_sample
 from trainjobs.data.order import Orders
 from trainjobs.data.sample_plan import ImageSource, SamplePlan, plan_letterbox
 from trainjobs.data.sampler import SampleRef
-from trainjobs.data.shards import Split
 from trainjobs.step_plan import Step, StepPlan
 from trainjobs.task import Batch, MicroBatch
 
@@ -49,6 +48,8 @@ class TrainingSamples:
     epochs: int
     ranks_on_node: int = 1
     """They share out the memory for decoded images."""
+    one_class: bool = False
+    """An image has its class whatever a warp leaves of it, and no place."""
 
     def name(self, ref: SampleRef) -> str:
         """What the image is called."""
@@ -56,7 +57,14 @@ class TrainingSamples:
 
     def __getitem__(self, ref: SampleRef) -> Sample:
         """Image (H, W, 3) uint8 and its labels (n, 5) [class, cx, cy, w, h] normalized."""
-        return execute(self.plan(ref), self.source)
+        image, labels = execute(self.plan(ref), self.source)
+        return image, self.targets(ref, labels)
+
+    def targets(self, ref: SampleRef, labels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The labels (n, 5) of a sample, of those that its plan leaves."""
+        if not self.one_class:
+            return labels
+        return np.array([[self.split.label(ref.image), 0.5, 0.5, 1, 1]], np.float32)
 
     def plan(self, ref: SampleRef) -> SamplePlan:
         """What is done to make a sample."""
@@ -94,7 +102,7 @@ class TrainingSamples:
 class EvaluationSamples:
     """Letterboxed images, addressed by (index, height, width of the batch)."""
 
-    split: Split
+    split: TrainingSplit
     image_size: int
 
     def name(self, ref: tuple[int, int, int]) -> str:

@@ -8,6 +8,7 @@ from cluster.errors import DatasetError
 from cluster.storage import RunPaths
 from trainjobs.config import DataConfig
 from trainjobs.data.class_names import listed
+from trainjobs.data.generated import SHAPES, Generated
 from trainjobs.data.packing import QUARANTINE
 from trainjobs.data.prepare import Addition, Prepared, prepare_dataset
 from trainjobs.weighted_source import parse_weighted
@@ -15,14 +16,16 @@ from trainjobs.weighted_source import parse_weighted
 logger = logging.getLogger(__name__)
 
 
-def prepare_datasets(data: DataConfig, cache: Path, seed: int) -> Prepared:
+def prepare_datasets(
+    data: DataConfig, cache: Path, seed: int, generated: Generated = SHAPES
+) -> Prepared:
     """Prepare the dataset of a run and those beside it; see `prepare_dataset`.
 
     Raises:
         DatasetError: as `prepare_dataset`, or one has a class that the first one does not have.
         ConfigError: as `prepare_dataset`.
     """
-    main = prepare_dataset(data.source, cache, data, seed)
+    main = prepare_dataset(data.source, cache, data, seed, generated=generated)
     also = []
     for text in data.also:
         wanted = parse_weighted(text, "data.also")

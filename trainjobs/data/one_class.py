@@ -10,6 +10,11 @@ def check_one_class_per_image(prepared: Prepared) -> None:
     Raises:
         DatasetError: A split has images without a box, or with several.
     """
+    for data in (prepared, *(other.data for other in prepared.also)):
+        _check(data)
+
+
+def _check(prepared: Prepared) -> None:
     for split, entry in prepared.index.splits.items():
         num_boxes = sum(entry.num_boxes)
         if entry.num_background or num_boxes != entry.num_images:

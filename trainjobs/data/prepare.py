@@ -6,13 +6,8 @@ changed one is packed anew.
 """
 
 import csv
-import fcntl
 import hashlib
 import io
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -20,6 +15,7 @@ from cluster.errors import DatasetError, StorageError
 from cluster.storage import RunPaths, is_uri
 from trainjobs.config import DataConfig
 from trainjobs.data.cache import CachedShards, LocalShards
+from trainjobs.data.cached_folder import locked, make_whole
 from trainjobs.data.copies import Share, images_in_all
 from trainjobs.data.generated import SHAPES, Generated
 from trainjobs.data.index import INDEX, DatasetIndex, parse_index
@@ -204,11 +200,11 @@ def _pack_here(
     source: str | Generated, cache: Path, data: DataConfig, seed: int, splits: tuple[str, ...]
 ) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
-    with _locked(cache / "prepare.lock"):
+    with locked(cache / "prepare.lock"):
         raw = source if isinstance(source, str) else _generate(source, cache, data, seed)
         spec = read_data_yaml(Path(raw))
         folder = cache / f"dataset-{source_key(spec, splits)[:16]}"
-        _make_whole(folder, lambda new: _pack(spec, splits, new))
+        make_whole(folder, lambda new: _pack(spec, splits, new))
     return folder
 
 
@@ -225,29 +221,10 @@ def _pack(spec: DatasetSpec, splits: tuple[str, ...], folder: Path) -> None:
     save_index(RunPaths(str(folder), ""), sources, packed)
 
 
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)  # released when the file is closed, also by a kill
-        yield
-
-
-def _make_whole(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder that does not exist yet, so that it exists whole or not at all."""
-    if folder.exists():
-        return
-    new = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
-        fill(new)
-        new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-
-
 def _generate(generated: Generated, cache: Path, data: DataConfig, seed: int) -> Path:
     num_train, size = data.generated_images, data.image_size
     folder = cache / f"{generated.name}-{num_train}-{size}px-seed{seed}"
-    _make_whole(
+    make_whole(
         folder,
         lambda new: generated.write(
             new, num_train=num_train, num_val=generated.num_val, image_size=size, seed=seed

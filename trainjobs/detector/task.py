@@ -2,42 +2,48 @@
 
 import functools
 import json
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from cluster.errors import CheckpointError
-from trainjobs.checkpoint import load_weights
+from trainjobs.checkpoint import load_into
 from trainjobs.config import TrainConfig
 from trainjobs.data.batch_shapes import BatchShapes, kinds_by_shape
-from trainjobs.data.class_weights import rare_class_weights
-from trainjobs.data.copies import Share, weights_of_images
-from trainjobs.data.device_batches import DrawnBatches, build_device_samples, draws_on_device
 from trainjobs.data.joined import TrainingSplit
-from trainjobs.data.loader import TrainingSamples, build_loader, gray_batch
+from trainjobs.data.loader import TrainingSamples, gray_batch
 from trainjobs.data.order import Orders
 from trainjobs.data.prepare import Prepared
-from trainjobs.data.read_ahead import read_ahead
+from trainjobs.data.sampler import SampleRef
 from trainjobs.data.shards import Split
+from trainjobs.data.training_batches import build_orders, drawn_batches, fetched_ahead
 from trainjobs.detector.evaluator import DetectionEvaluator, detect_objects, to_float
 from trainjobs.detector.loss import LOSS_NAMES, DetectionLoss
 from trainjobs.detector.model import YOLOv5, build_yolov5, check_image_size, max_stride
 from trainjobs.evaluation.evaluate import Evaluation
 from trainjobs.task import Batch, Loss, Metrics, RankContext
+from trainjobs.unused import check_unused
 
-logger = logging.getLogger(__name__)
+UNUSED = (
+    "augment.alternate_flip",
+    "data.decoded_gib",
+    "model.stem",
+    "model.mean",
+    "model.std",
+    "loss.custom",
+    "loss.options",
+    "eval.flip",
+    "eval.batch_statistics",
+)
+"""Settings of classification: a run that is given another value than the default's would ignore it."""
 
 
 def check_model_config(config: TrainConfig) -> None:
-    """Raise ConfigError for an unknown model or an image size that is no multiple of its stride."""
+    """Raise ConfigError for an unknown model, an image size that is no multiple of its stride, or a
+    setting of classification."""
+    check_unused(config, TrainConfig(), UNUSED, "yolo")
     check_image_size(config.model.name, config.data.image_size)
 
 
@@ -45,12 +51,13 @@ class DetectionTask:
     """See `trainjobs.task.Task`."""
 
     loss_names = LOSS_NAMES
+    figure_names = ()
     key_metric = "map50_95"
 
     def __init__(self, config: TrainConfig, data: Prepared, context: RankContext) -> None:
-        self.config, self.names, self.context = config, data.names, context
+        self.config, self.data, self.context = config, data, context
+        self.names = data.names
         self.train: TrainingSplit = data.open_train()
-        self._shares = data.shares if data.also else ()
         self.val: Split = data.open("val")
         self.last: Evaluation | None = None
 
@@ -58,17 +65,10 @@ class DetectionTask:
     def orders(self) -> Orders:
         """Of the training split."""
         settings = self.config.data
-        return Orders(
-            np.array(self.train.shard_sizes),
-            seed=self.config.seed,
-            batch_size=self.config.batch_size_per_worker,
-            shuffle_shards=settings.shuffle_shards,
-            shares=self._shares,
-            weights=class_weights(self.train, self._shares) if settings.image_weights else None,
-            kinds=kinds_by_shape(self.train.sizes, settings.image_size, self._stride)
-            if settings.rect
-            else None,
-        )
+        kinds = None
+        if settings.rect:
+            kinds = kinds_by_shape(self.train.sizes, settings.image_size, self._stride)
+        return build_orders(self.config, self.data, self.train, kinds)
 
     @property
     def _stride(self) -> int:
@@ -79,7 +79,8 @@ class DetectionTask:
         torch.manual_seed(self.config.seed)
         model = build_yolov5(self.config.model.name, len(self.names))
         if self.config.model.weights:
-            load_into(model, Path(self.config.model.weights))
+            path = Path(self.config.model.weights)
+            load_into(model, path, name=model.name, outputs=output_keys(model))
         self._loss = DetectionLoss(
             model.anchors, len(self.names), self.config.data.image_size, self.config.loss
         )
@@ -87,7 +88,7 @@ class DetectionTask:
         self._anchors_px = (model.anchors * strides).tolist()
         return model.to(memory_format=torch.channels_last)
 
-    def training_batches(self, batches: Iterable[list[Any]]) -> Iterable[Batch]:
+    def training_batches(self, batches: Iterable[list[SampleRef]]) -> Iterable[Batch]:
         """Augmented images by (epoch, position, image)."""
         settings, augment = self.config.data, self.config.augment
         samples = TrainingSamples(
@@ -100,9 +101,7 @@ class DetectionTask:
             epochs=self.config.epochs,
             ranks_on_node=self.context.ranks_on_node,
         )
-        # Half of the cache, as other runs may use it too, and partners of mosaics come on top.
-        room = round(settings.cache_gib * 2**30) // 2 // self.context.ranks_on_node
-        batches = read_ahead(batches, self.train, room)
+        batches = fetched_ahead(batches, self.train, self.config, self.context)
         if settings.rect or settings.multi_scale:
             shapes = BatchShapes(
                 image_size=settings.image_size,
@@ -112,18 +111,7 @@ class DetectionTask:
                 sizes=self.train.sizes if settings.rect else None,
             )
             batches = shapes.shaped(batches)
-        device = self.context.device
-        if not draws_on_device(self.config.augment.execute, device):
-            return self.context.prepare_loader(self._loader(samples, batches))
-        prepared = build_device_samples(samples, device)
-        loader = build_loader(
-            prepared,
-            batches,
-            workers=self.context.loader_workers,
-            pin_memory=False,  # it does that itself, in the threads
-            collate=prepared.collate,
-        )
-        return DrawnBatches(self.context.prepare_loader(loader), device)
+        return drawn_batches(samples, batches, self.context)
 
     def dummy_batch(self) -> Batch:
         """Gray images without boxes."""
@@ -173,40 +161,8 @@ class DetectionTask:
             context=self.context,
         )
 
-    def _loader(self, samples: Any, batches: Any) -> "DataLoader[Batch]":
-        return build_loader(
-            samples,
-            batches,
-            workers=self.context.loader_workers,
-            pin_memory=self.context.device.type == "cuda",
-        )
 
-
-def class_weights(split: TrainingSplit, shares: Sequence[Share] = ()) -> NDArray[np.float64]:
-    """(N,) how often each image is to be drawn, by how rare its classes are in an epoch."""
-    classes = [split.labels(index)[0] for index in range(len(split))]
-    copies = weights_of_images(split.shard_sizes, shares) if shares else None
-    counts = np.array([len(found) for found in classes])
-    return rare_class_weights(np.concatenate(classes), counts, copies)
-
-
-def load_into(model: nn.Module, path: Path) -> None:
-    """Copy a weights file into `model`: all of it, or all but the outputs if classes differ.
-
-    Raises:
-        CheckpointError: the file is of another model.
-    """
-    tensors, header = load_weights(path)
-    wanted = model.state_dict()
-    fitting = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
-    foreign = {k for k in wanted if k not in fitting}
-    outputs = {k for k in wanted if ".m." in k and k.startswith(f"model.{len(model.model) - 1}.")}  # type: ignore[arg-type]  # a ModuleList
-    if foreign - outputs:
-        raise CheckpointError(
-            str(path), f"is of {header.get('model', 'another model')}, not of {model.name}"
-        )
-    if foreign:
-        logger.warning(
-            "%s has %s classes: its output layer is not used", path, header.get("classes")
-        )
-    model.load_state_dict(fitting, strict=False)
+def output_keys(model: YOLOv5) -> set[str]:
+    """Names in the network's state of what depends on the number of classes."""
+    last = f"model.{len(model.model) - 1}."
+    return {key for key in model.state_dict() if ".m." in key and key.startswith(last)}

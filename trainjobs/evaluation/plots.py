@@ -59,8 +59,12 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         path: PNG to write.
     """
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    losses = [key for key in columns if key.startswith("train_")]
-    metrics = [key for key in columns if key not in losses and key not in BOOKKEEPING]
+    metrics = [key for key in columns if not key.startswith("train_") and key not in BOOKKEEPING]
+    losses = [
+        key
+        for key in columns
+        if key.startswith("train_") and key.removeprefix("train_") not in metrics
+    ]
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     left, middle, right = (_axes(figure, 130 + number, "epoch") for number in (1, 2, 3))
     left.set_title("training loss")
@@ -73,6 +77,9 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
         )
     for position, key in enumerate(metrics):
         _curve(middle, rows, key, color=class_color(position), label=key)
+        if f"train_{key}" in columns:
+            label = f"{key}, training"
+            _curve(middle, rows, f"train_{key}", color=class_color(position), label=label, ls=":")
     _curve(right, rows, "lr", color=INK, label="lr")
     left.set_ylim(bottom=0)
     middle.set_ylim(0, 1)
@@ -125,7 +132,22 @@ def plot_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) 
         names: C.
         path: PNG to write.
     """
-    labels = [*names, "background"]
+    draw_confusion(
+        matrix, [*names, "background"], path, title="confusion at confidence 0.25, IoU 0.45"
+    )
+
+
+def draw_confusion(
+    matrix: NDArray[np.int64], labels: Sequence[str], path: Path, *, title: str
+) -> None:
+    """Predicted over true class: color is the share of a true class, numbers are counts.
+
+    Args:
+        matrix: (L, L), rows predicted, columns true.
+        labels: L.
+        path: PNG to write.
+        title: above it.
+    """
     share = matrix / np.maximum(matrix.sum(axis=0, keepdims=True), 1)
     side = min(5.0 + 0.45 * len(labels), 14.0)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
@@ -137,7 +159,7 @@ def plot_confusion(matrix: NDArray[np.int64], names: Sequence[str], path: Path) 
     axes.set_yticks(ticks, labels, fontsize=size)
     axes.set_xlabel("true")
     axes.set_ylabel("predicted")
-    axes.set_title("confusion at confidence 0.25, IoU 0.45")
+    axes.set_title(title)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     if len(labels) <= MAX_COUNTED_CLASSES:
@@ -162,11 +184,17 @@ def _points(rows: Sequence[Mapping[str, float]], key: str) -> tuple[list[float],
 
 
 def _curve(
-    axes: Axes, rows: Sequence[Mapping[str, float]], key: str, *, color: str, label: str
+    axes: Axes,
+    rows: Sequence[Mapping[str, float]],
+    key: str,
+    *,
+    color: str,
+    label: str,
+    ls: str = "-",
 ) -> None:
     epochs, values = _points(rows, key)
     marker = "o" if len(epochs) <= 20 else None  # a curve of few points shows them
-    axes.plot(epochs, values, color=color, label=label, marker=marker, ms=3.5)
+    axes.plot(epochs, values, color=color, label=label, marker=marker, ms=3.5, ls=ls)
 
 
 def _mark_best(axes: Axes, rows: Sequence[Mapping[str, float]], key: str) -> None:

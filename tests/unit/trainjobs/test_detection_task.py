@@ -58,6 +58,7 @@ def make_task(
         ranks_on_node=world_size,
         device=torch.device("cpu"),
         loader_workers=0,
+        cache=folder / "cache",
         prepare_loader=lambda loader: loader,
     )
     data = prepare_datasets(config.data, folder / "cache", seed=0)

@@ -126,19 +126,20 @@ def test_gradient_of_a_step_is_the_sum_over_images_of_each_micro_batchs_mean() -
     assert_same_tensors(found, dict(enumerate(expected)), TOLERANCE)
 
 
-def test_loss_of_an_epoch_is_the_mean_over_its_images() -> None:
+def test_losses_and_figures_of_an_epoch_are_means_over_its_images_and_figures_are_no_loss() -> None:
     # Nothing is learned, so each micro-batch's loss can be computed afterwards.
     config = make_tiny_config({"epochs": 1, "optim.lr": 0, "optim.warmup_bias_lr": 0})
     row = finished(config).state.history[0]
     training = make_training(config)
-    parts = torch.zeros(2, dtype=torch.float64)
+    parts = torch.zeros(3, dtype=torch.float64)
     for step in training.plan.steps(0):
         for micro in training.loader.mine(step):
             loss = training.task.compute_loss(training.model, micro.images, micro.targets)
             parts += loss.parts * micro.num_images / 23
     assert row["train_error"] == pytest.approx(parts[0].item(), rel=TOLERANCE)
     assert row["train_size"] == pytest.approx(parts[1].item(), rel=TOLERANCE)
-    assert row["train_loss"] == pytest.approx(parts.sum().item(), rel=TOLERANCE)
+    assert row["train_largest"] == pytest.approx(parts[2].item(), rel=TOLERANCE)
+    assert row["train_loss"] == pytest.approx(parts[:2].sum().item(), rel=TOLERANCE)
 
 
 def test_a_row_says_where_the_run_stands() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from cluster.errors import ConfigError, DatasetError
 from tests.builders import make_config, make_split
 from trainjobs.config import DataConfig
+from trainjobs.data.class_weights import class_weights
 from trainjobs.data.copies import weights_of_images
 from trainjobs.data.joined import JoinedSplit
 from trainjobs.data.mixture import log_summary, prepare_datasets
@@ -20,7 +21,6 @@ from trainjobs.data.packing import quarantine_csv
 from trainjobs.data.prepare import Prepared
 from trainjobs.data.schema import ImageRecord
 from trainjobs.data.shapes import generate_shapes
-from trainjobs.detector.task import class_weights
 from trainjobs.locate import locate
 from trainjobs.weighted_source import WeightedSource, parse_weighted
 

@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.builders import make_orders, make_split
-from trainjobs.data.class_weights import rare_class_weights
+from trainjobs.data.class_weights import class_weights, rare_class_weights
 from trainjobs.data.nearby import round_about
 from trainjobs.data.order import WINDOW_SHARDS, Orders, ShuffledEpoch
 from trainjobs.data.schema import ImageRecord
-from trainjobs.detector.task import class_weights
 
 quick = settings(deadline=None, max_examples=40)
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=200).filter(any)

@@ -1,0 +1,99 @@
+"""A classifier measured on a split: the same batches and figures in training and after it."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainjobs.data.decoded_batches import whole_image_targets
+from trainjobs.data.decoded_split import DecodedSplit
+from trainjobs.data.loader import EvaluationSamples, build_loader
+from trainjobs.data.shards import Split
+from trainjobs.evaluation.classification import (
+    NUM_KEPT,
+    Answers,
+    ClassEvaluation,
+    best_classes,
+    evaluate_answers,
+    evaluate_embeddings,
+)
+from trainjobs.task import Batch, RankContext
+
+Forward = Callable[[Tensor], Tensor]
+"""(B, 3, S, S) uint8 -> (B, C) float32."""
+
+
+class ClassEvaluator:
+    """Measures classifiers on one split, whose batches ranks share."""
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        image_size: int,
+        batch_size: int,
+        context: RankContext,
+        decoded: DecodedSplit | None = None,
+    ) -> None:
+        """Nothing is read yet.
+
+        Args:
+            split: To measure on.
+            image_size: Px.
+            batch_size: Images in a batch.
+            context: Of this rank.
+            decoded: The split, on the rank's device. Default: its images are decoded each time.
+        """
+        self._split, self._image_size, self._context = split, image_size, context
+        starts = range(0, len(split), batch_size)[context.rank :: context.world_size]
+        self._mine = [range(start, min(start + batch_size, len(split))) for start in starts]
+        self._decoded = decoded
+
+    def evaluate(self, forward: Forward, *, embeds: bool = False) -> ClassEvaluation:
+        """The figures of what `forward` gives; the same metrics on every rank.
+
+        Args:
+            forward: Scores of classes, or embeddings.
+            embeds: Whether it gives embeddings, whose images get the class of their nearest neighbor.
+        """
+        found = []
+        for images, batch in zip(self._mine, self._batches(), strict=True):
+            labels = batch["targets"][:, 1].long()
+            outputs = forward(batch["images"])
+            found.append((np.array(images), labels.cpu().numpy(), outputs.cpu().numpy()))
+        if embeds:
+            return evaluate_embeddings(found)
+        return evaluate_answers([_answers(*part) for part in found])
+
+    def _batches(self) -> Iterator[Batch]:
+        decoded = self._decoded
+        if decoded is None:
+            yield from self._loader
+            return
+        for indices in self._mine:
+            part = slice(indices.start, indices.stop)
+            targets = whole_image_targets(decoded.classes[part])
+            yield {"images": decoded.images[part].permute(0, 3, 1, 2), "targets": targets}
+
+    @functools.cached_property
+    def _loader(self) -> Iterable[Batch]:
+        side = self._image_size
+        loader = build_loader(
+            EvaluationSamples(split=self._split, image_size=side),
+            [[(index, side, side) for index in indices] for indices in self._mine],
+            workers=self._context.loader_workers,
+            pin_memory=self._context.device.type == "cuda",
+        )
+        return self._context.prepare_loader(loader)
+
+
+def _answers(
+    images: NDArray[np.int64], labels: NDArray[np.int64], outputs: NDArray[np.float32]
+) -> Answers:
+    """The best classes of (B, C) outputs, with their shares of the softmax."""
+    shares = torch.from_numpy(outputs).softmax(dim=1).numpy()
+    classes, scores = best_classes(shares, NUM_KEPT)
+    return Answers(images, labels, classes, scores)

@@ -1,0 +1,44 @@
+"""A loss that trains an embedding: images of one class come near each other, others apart."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class TripletLoss(nn.Module):
+    """mean over triplets of max(d_pos^2 - d_neg^2, t1) + beta max(d_pos^2, t2).
+
+    Every image with another of its class and one of another class is a triplet; d are distances of
+    embeddings of length 1, so squares lie in [0, 4]. It takes O(B^3) memory for a micro-batch of B.
+
+    Source: Cheng et al. 2016, "Person Re-Identification by Multi-Channel Parts-Based CNN with Improved
+    Triplet Loss Function", equation 4, whose limits and weight are the defaults.
+    """
+
+    def __init__(
+        self, t1: float = -1.0, t2: float = 0.01, beta: float = 0.002, embedding_size: float = 64
+    ) -> None:
+        """Set the limits.
+
+        Args:
+            t1: a triplet whose d_pos^2 - d_neg^2 is below this is learned.
+            t2: a pair whose d_pos^2 is below this is near enough.
+            beta: weight of the pairs.
+            embedding_size: outputs of the network; a whole number.
+        """
+        super().__init__()
+        self.t1, self.t2, self.beta = t1, t2, beta
+        self.embedding_size = int(embedding_size)
+
+    def forward(self, outputs: Tensor, classes: Tensor) -> Tensor:
+        """Loss of embeddings (B, E) of images of `classes` (B,); 0 if there is no triplet."""
+        unit = functional.normalize(outputs.float())
+        squares = 2 - 2 * unit @ unit.T  # (B, B)
+        is_same = classes[:, None] == classes[None]
+        is_pair = is_same & ~torch.eye(len(classes), dtype=torch.bool, device=classes.device)
+        anchors, positives = is_pair.nonzero(as_tuple=True)  # (P,)
+        to_positive = squares[anchors, positives][:, None]
+        terms = (to_positive - squares[anchors]).clamp(min=self.t1)  # (P, B)
+        terms = terms + self.beta * to_positive.clamp(min=self.t2)
+        counts = ~is_same[anchors]
+        return (terms * counts).sum() / counts.sum().clamp(min=1)
