@@ -6,6 +6,7 @@ the demo recipe where no data is given, `--config` files, flags.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
@@ -19,6 +20,8 @@ from trainjobs.yolov5_hyp import read_hyp
 
 Options = TypeVar("Options")
 
+CONFIGS = Path(__file__).with_name("configs")
+"""Settings for known datasets."""
 ALIASES = {
     "--data": "--data.source",
     "--model": "--model.name",
@@ -76,7 +79,8 @@ class Command:
 
     run: Annotated[TrainConfig, tyro.conf.arg(name="")]
     config: tuple[str, ...] = ()
-    """YAML files of settings; later ones win, flags win over all."""
+    """YAML files of settings, or names of those in trainjobs/configs; later ones win, flags win over
+    all."""
     hyp: str | None = None
     """A YOLOv5 hyp.yaml, as it is; files of settings win over it."""
     dry_run: bool = False
@@ -125,7 +129,8 @@ def base_config(args: Sequence[str], demo: Demo, prefix: str = "--") -> TrainCon
     Raises:
         ConfigError: a file is wrong.
     """
-    hyps, files = files_after("--hyp", args), files_after("--config", args)
+    hyps = files_after("--hyp", args)
+    files = [config_file(file) for file in files_after("--config", args)]
     trees = [read_hyp(load_yaml(file), file) for file in hyps]
     trees += [load_yaml(file) for file in files]
     has_data = any(a.split("=")[0] == f"{prefix}data.source" for a in args) or any(
@@ -135,6 +140,16 @@ def base_config(args: Sequence[str], demo: Demo, prefix: str = "--") -> TrainCon
     for file, tree in zip(hyps + files, trees, strict=True):
         base = merge(base, tree, file)
     return base
+
+
+def config_file(name: str) -> str:
+    """The file that `--config` means: itself, or else one that comes with this package."""
+    known = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
+    if name in known and not Path(name).exists():
+        return str(CONFIGS / f"{name}.yaml")
+    if not name.endswith((".yaml", ".yml")) and not Path(name).exists():
+        raise ConfigError(f"--config: no file {name}, and none of {', '.join(known)}")
+    return name
 
 
 def expanded(argument: str, prefix: str = "--") -> str:
