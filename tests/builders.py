@@ -25,6 +25,7 @@ from trainjobs.data.shards import Split
 from trainjobs.data.sources import read_data_yaml
 from trainjobs.distributed import DDP_OPTIONS
 from trainjobs.loop import LossSums, Training
+from trainjobs.optim.optimizer import lr_in_force
 from trainjobs.step_plan import Step, StepPlan
 from trainjobs.task import Batch, Loss, Metrics
 from trainjobs.training import build_training
@@ -187,8 +188,7 @@ class Recorder:
     def step_done(self, training: Training, step: Step, losses: LossSums) -> None:
         """Note the step."""
         self.steps.append(step)
-        groups = training.optimizer.param_groups
-        self.lrs.append(next(g["lr"] for g in groups if g["role"] == "weight"))
+        self.lrs.append(lr_in_force(training.optimizer))
 
     def epoch_done(self, training: Training, row: dict[str, float], *, is_best: bool) -> None:
         """Note the row."""

@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from functools import partial
@@ -92,11 +92,12 @@ def train(
     stop_after: int | None = None,
     resume: bool = False,
     poisoned: range = range(0),
+    changes: Mapping[str, object] | None = None,
 ) -> dict[str, Any]:
     """Train `TinyTask`; rank 0 alone is asked to stop and saves into `folder`."""
     checkpoint = folder / "checkpoint"
     training = make_training(
-        make_tiny_config(),
+        make_tiny_config(changes),
         TinyTask(poisoned=poisoned),
         rank=rank,
         world_size=world_size,

@@ -43,6 +43,7 @@ ALIASES = {
     "--image-weights": "--data.image-weights",
     "--rect": "--data.rect",
     "--multi-scale": "--data.multi-scale",
+    "--freeze": "--model.freeze",
 }
 """Short form -> flag."""
 
@@ -60,7 +61,6 @@ NOT_HERE = {
     "--cos-lr": "give --optim.schedule cosine",
     "--linear-lr": "linear is the default; see --optim.schedule",
     "--sync-bn": "not yet; BatchNorm's running statistics are combined over ranks in any case",
-    "--freeze": "not yet",
     "--evolve": "use `python -m tuning.sweep`, a search over any settings",
     "--single-cls": "not yet; give a data.yaml with one class",
     "--cfg": "give --model, for example yolov5s",

@@ -28,6 +28,10 @@ class ModelConfig:
     torchvision's, such as resnet18."""
     weights: str | None = None
     """Weights to start from: a safetensors file of this service. Default: random."""
+    freeze: tuple[int | str, ...] = ()
+    """Parts that are not trained: a name is for all parameters that are it or go on with a dot (model.0,
+    model.24.m). Of YOLOv5, a number N is for the first N layers, several are for these layers. BatchNorm
+    there normalizes by its running statistics, which do not move."""
     stem: Literal["auto", "standard", "small"] = "auto"
     """First layers of a classifier's ResNet. `small`: 3x3, stride 1, no pooling. `auto`: small for
     images of at most 64 px."""

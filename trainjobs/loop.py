@@ -19,7 +19,7 @@ from trainjobs.data.loader import TrainingLoader
 from trainjobs.distributed import all_reduce_max, all_reduce_sum, gradient_sync, unwrapped
 from trainjobs.optim.batch_norm import StepStatistics
 from trainjobs.optim.ema import ModelEma
-from trainjobs.optim.optimizer import apply_settings, clip_gradients
+from trainjobs.optim.optimizer import apply_settings, clip_gradients, lr_in_force
 from trainjobs.optim.precision import Precision
 from trainjobs.optim.schedule import Schedule
 from trainjobs.step_plan import Step, StepPlan
@@ -201,12 +201,11 @@ def epoch_row(training: Training, losses: LossSums, metrics: Metrics) -> dict[st
     state, plan, task = training.state, training.plan, training.task
     parts = losses.means()
     names = task.loss_names + task.figure_names
-    lr = next(g["lr"] for g in training.optimizer.param_groups if g["role"] == "weight")
     return {
         "epoch": state.epoch + 1,
         "optimizer_steps": state.updates,
         "images_seen": (state.epoch + 1) * plan.num_images,
-        "lr": lr,
+        "lr": lr_in_force(training.optimizer),
         "train_loss": sum(parts[: len(task.loss_names)]),
         **{f"train_{n}": p for n, p in zip(names, parts, strict=True)},
         **metrics,

@@ -8,12 +8,14 @@ from cluster.config import ClusterConfig
 from cluster.credentials import credentials_apart
 from cluster.resources import describe
 from cluster.session import connect
-from trainjobs.config import TrainConfig
+from trainjobs.config import OptimConfig, TrainConfig
 from trainjobs.jobs import JOBS, Job, prepare_data
 from trainjobs.locate import locate
-from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
+from trainjobs.optim.parts import check_settings
+from trainjobs.optim.schedule import CYCLES, epoch_factor, lr_factor, weight_decay_in_force
 from trainjobs.resolve import build_plan, fit_batch, resolve_launch
 from trainjobs.run_folder import load_config
+from trainjobs.step_plan import StepPlan
 
 BYTES_PER_PARAMETER = 16
 """float32 weight, gradient, momentum and moving average (Adam keeps 4 more)."""
@@ -40,7 +42,9 @@ def _preview(config: TrainConfig, job: Job, cluster: ClusterConfig) -> str:
     config = resolve_launch(fit_batch(config, num_images), world_size=world_size)
     steps = build_plan(config, num_images=num_images, world_size=world_size)
     optim, full = config.optim, steps.images_per_step
-    num_parameters = count_parameters(job.build_network(config, len(data.names)))
+    network = job.build_network(config, len(data.names))
+    check_settings(network, config.model.freeze, optim.lr_factors)
+    num_parameters = count_parameters(network)
     state_mib = num_parameters * BYTES_PER_PARAMETER / 2**20
     lines = [
         ("run", f"{paths.location()} ({'continues' if load_config(paths) else 'new'})"),
@@ -53,8 +57,7 @@ def _preview(config: TrainConfig, job: Job, cluster: ClusterConfig) -> str:
                  f"{config.batch_size_per_worker} on {world_size} ranks"),
         ("steps", f"{steps.num_steps(0)} in the first epoch, "
                   f"{steps.num_steps(config.epochs - 1)} in the last of {config.epochs}"),
-        ("lr", f"{optim.lr * lr_factor(optim, full):g} after {steps.warmup_images} images of warmup, "
-               f"then {optim.schedule} to {optim.lr * optim.final_lr_fraction:g}"),
+        ("lr", f"{optim.lr * lr_factor(optim, full):g} {_shape(optim, config.epochs, steps)}"),
         ("decay", f"{weight_decay_in_force(optim, full):g} in force"),
         ("memory", f"{state_mib:.0f} MiB of weights and optimizer, "
                    f"{activation_bytes(config, job, len(data.names)) / 2**20:.0f} MiB of activations in "
@@ -63,8 +66,21 @@ def _preview(config: TrainConfig, job: Job, cluster: ClusterConfig) -> str:
     return "\n".join(f"{name:<9}{text}" for name, text in lines)
 
 
+def _shape(optim: OptimConfig, epochs: int, steps: StepPlan) -> str:
+    """When the learning rate is the one shown, and how it gets to its end."""
+    if optim.schedule in CYCLES:
+        peak = f"at {optim.peak_fraction:.0%} of the run"
+        low, end = optim.lr * optim.start_lr_fraction, optim.lr * optim.final_lr_fraction
+        return f"{peak}, {optim.schedule} from {low:g} to {end:g}"
+    last = optim.final_lr_fraction
+    if optim.schedule not in ("linear", "cosine"):
+        last = epoch_factor(optim, epochs - 1, epochs)
+    warm = f"after {steps.warmup_images} images of warmup"
+    return f"{warm}, then {optim.schedule} to {optim.lr * last:g}"
+
+
 def count_parameters(model: nn.Module) -> int:
-    """Number of trainable values."""
+    """Number of values, frozen ones too."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -79,6 +79,10 @@ class StepPlan:
         """Numbers of the micro-batches of `step` that `rank` computes; may be empty."""
         return range(rank, len(step.sizes), self.world_size)
 
+    def images_seen(self, step: Step) -> int:
+        """Images of the run up to the end of `step`, over all its epochs."""
+        return step.epoch * self.num_images + step.first_position + step.num_images
+
     def steps(self, epoch: int, start: int = 0) -> Iterator[Step]:
         """The steps of an epoch in order, from step `start` on. Every image is in exactly one."""
         for alike in self._equal_steps(epoch):

@@ -21,6 +21,7 @@ from trainjobs.loop import Training
 from trainjobs.optim.batch_norm import StepStatistics, record_batch_norm
 from trainjobs.optim.ema import ModelEma
 from trainjobs.optim.optimizer import build_optimizer, load_moments
+from trainjobs.optim.parts import freeze_parts
 from trainjobs.optim.precision import Precision
 from trainjobs.optim.schedule import Schedule
 from trainjobs.resolve import build_plan
@@ -53,6 +54,7 @@ def build_training(
     optim = config.optim
     plan = build_plan(config, num_images=task.orders.num_images, world_size=world_size)
     network = task.build_model()
+    freeze_parts(network, config.model.freeze)
     record_batch_norm(network)
     model = prepare_model(network)
     inner = unwrapped(model)
@@ -83,7 +85,7 @@ def build_training(
         precision=precision,
         batch_norm=StepStatistics(inner),
         plan=plan,
-        schedule=Schedule(optim, config.epochs, plan.images_per_step),
+        schedule=Schedule(optim, config.epochs, plan),
         loader=TrainingLoader(
             task.training_batches(sampler), plan=plan, rank=rank, dummy=task.dummy_batch()
         ),

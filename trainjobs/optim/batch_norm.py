@@ -37,8 +37,31 @@ class StepBatchNorm2d(nn.BatchNorm2d):
         )
 
 
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm2d that normalizes by its running statistics in training too, and keeps them."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  nn.BatchNorm2d's name
+        """Normalize (B, C, H, W)."""
+        return functional.batch_norm(
+            input,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=False,
+            eps=self.eps,
+        )
+
+
+def freeze_batch_norm(module: nn.Module) -> None:
+    """Make `module` a `FrozenBatchNorm2d` if it is a BatchNorm2d; state and keys stay as they are."""
+    if type(module) is nn.BatchNorm2d:
+        module.__class__ = FrozenBatchNorm2d
+
+
 def record_batch_norm(model: nn.Module) -> None:
-    """Turn every BatchNorm2d of `model` into a `StepBatchNorm2d`; state and keys stay as they are."""
+    """Turn every BatchNorm2d of `model`, but frozen ones, into a `StepBatchNorm2d`; state and keys
+    stay as they are."""
     for module in model.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = StepBatchNorm2d

@@ -150,8 +150,31 @@ def test_help_shows_every_setting_with_its_meaning(capsys: pytest.CaptureFixture
     text = capsys.readouterr().out
     assert raised.value.code == 0
     assert "--optim.images-per-step" in text and "Images of one optimizer step" in text
-    missing = [p for p in leaf_paths(TrainConfig) if f"--{p}".replace("_", "-") not in text]
-    assert missing == []
+    # What is on by default is switched off: --optim.no-nesterov.
+    flags = {p: (f"--{p}", f"--{'.no-'.join(p.rsplit('.', 1))}") for p in leaf_paths(TrainConfig)}
+    shown = text.replace("-", "_")
+    assert [
+        p for p, forms in flags.items() if not any(f.replace("-", "_") in shown for f in forms)
+    ] == []
+
+
+def test_layers_to_freeze_are_numbers_or_names() -> None:
+    assert read("--freeze", "10").model.freeze == (10,)
+    assert read("--freeze", "model.0", "model.24.m").model.freeze == ("model.0", "model.24.m")
+
+
+def test_factors_on_the_learning_rate_are_pairs_and_a_mapping_in_a_file(tmp_path: Path) -> None:
+    factors = {"model.0": 0.1, "model.24.m": 2.0, "stem_conv": 0.5}
+    flags = [word for pair in factors.items() for word in map(str, pair)]
+    assert read("--optim.lr-factors", *flags).optim.lr_factors == factors
+    file = tmp_path / "run.yaml"
+    file.write_text(dump_yaml({"optim": {"lr_factors": factors, "milestones": [3, 5]}}))
+    from_file = read("--config", str(file)).optim
+    assert (from_file.lr_factors, from_file.milestones) == (factors, (3, 5))
+
+
+def test_nesterov_is_switched_off_by_name() -> None:
+    assert read().optim.nesterov and not read("--optim.no-nesterov").optim.nesterov
 
 
 def test_without_data_the_demo_is_trained() -> None:

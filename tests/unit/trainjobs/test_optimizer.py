@@ -1,5 +1,7 @@
 """Parameter groups, what a step does to weights, clipping (recipe, sections 2 and 4.2)."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,14 +9,18 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
 
+from cluster.errors import CheckpointError, ConfigError
+from tests.builders import make_plan
 from trainjobs.config import OptimConfig
 from trainjobs.optim.optimizer import (
     apply_settings,
     build_optimizer,
     clip_gradients,
     load_moments,
+    lr_in_force,
     parameter_groups,
 )
+from trainjobs.optim.parts import freeze_parts
 from trainjobs.optim.schedule import Schedule, StepSettings
 from trainjobs.step_plan import Step
 
@@ -33,7 +39,9 @@ def update(config: OptimConfig, images_per_step: int) -> Tensor:
     weight = model[0].weight
     before = weight.detach().clone()
     optimizer = build_optimizer(model, config, images_per_step)
-    apply_settings(optimizer, Schedule(config, 10, images_per_step).at(AFTER_WARMUP))
+    apply_settings(
+        optimizer, Schedule(config, 10, make_plan(images_per_step=images_per_step)).at(AFTER_WARMUP)
+    )
     weight.grad = torch.full_like(weight, float(images_per_step))
     optimizer.step()
     return weight.detach() - before
@@ -55,7 +63,7 @@ def test_every_trainable_parameter_is_in_one_group() -> None:
         "weight": 2,
         "norm": 1,
     }
-    found = [id(p) for group in groups.values() for p in group]
+    found = [id(p) for group in groups.values() for p in group.values()]
     assert len(set(found)) == len(found)
 
 
@@ -64,9 +72,9 @@ def test_optimizer_is_the_one_named(name: str, kind: type) -> None:
     assert type(build_optimizer(make_model(), OptimConfig(name=name), NOMINAL)) is kind
 
 
-def test_sgd_is_nesterov_where_there_is_momentum() -> None:
-    for momentum, nesterov in ((0.9, True), (0.0, False)):
-        config = OptimConfig(momentum=momentum)
+def test_sgd_is_nesterov_where_that_is_on_and_there_is_momentum() -> None:
+    for momentum, on, nesterov in ((0.9, True, True), (0.9, False, False), (0.0, True, False)):
+        config = OptimConfig(momentum=momentum, nesterov=on)
         optimizer = build_optimizer(make_model(), config, NOMINAL)
         assert {g["nesterov"] for g in optimizer.param_groups} == {nesterov}
 
@@ -140,3 +148,92 @@ def test_moments_are_taken_over_and_the_weight_decay_is_not() -> None:
     assert torch.equal(
         after.state[model.weight]["momentum_buffer"], before.state[model.weight]["momentum_buffer"]
     )
+
+
+def named_lrs(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    return {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_the_longest_part_that_a_parameter_is_in_multiplies_its_lr(name: str) -> None:
+    config = OptimConfig(name=name, lr_factors={"0": 0.5, "2.": 4.0, "2.bias": 0.25})
+    optimizer = build_optimizer(make_model(), config, NOMINAL)
+    apply_settings(optimizer, StepSettings(lr=1.0, bias_lr=8.0, momentum=0.7))
+    assert named_lrs(optimizer) == {
+        **{"0.weight": 0.5, "0.bias": 4.0, "1.weight": 1.0, "1.bias": 8.0},
+        **{"2.weight": 4.0, "2.bias": 2.0},
+    }
+    assert lr_in_force(optimizer) == 1.0
+
+
+def test_factors_of_one_change_nothing() -> None:
+    plain = update(OptimConfig(), NOMINAL)
+    assert torch.equal(update(OptimConfig(lr_factors={"0": 1.0, "2": 0.1}), NOMINAL), plain)
+
+
+def test_a_factor_multiplies_the_update() -> None:
+    halved = update(OptimConfig(lr_factors={"0.weight": 0.5}), NOMINAL)
+    torch.testing.assert_close(halved, update(OptimConfig(), NOMINAL) / 2)
+
+
+def test_factors_leave_weight_decay_with_the_weights() -> None:
+    optimizer = build_optimizer(make_model(), OptimConfig(lr_factors={"0": 0.5}), NOMINAL)
+    decayed = {n for g in optimizer.param_groups if g["weight_decay"] > 0 for n in g["names"]}
+    assert decayed == {"0.weight", "2.weight"}
+
+
+def test_a_part_that_the_model_does_not_have_is_an_error_with_near_names() -> None:
+    with pytest.raises(ConfigError, match=r"optim.lr_factors: .* no '2.wight'; near it: 2.weight"):
+        build_optimizer(make_model(), OptimConfig(lr_factors={"2.wight": 0.5}), NOMINAL)
+
+
+def stepped(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    optimizer = build_optimizer(model, config, NOMINAL)
+    for number, parameter in enumerate(p for p in model.parameters() if p.requires_grad):
+        parameter.grad = torch.full_like(parameter, float(number + 1))
+    optimizer.step()
+    return optimizer
+
+
+def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    states = {name: optimizer.state.get(p, {}) for name, p in model.named_parameters()}
+    return {name: s["momentum_buffer"] for name, s in states.items() if "momentum_buffer" in s}
+
+
+def test_moments_find_their_parameters_in_other_groups() -> None:
+    model = make_model()
+    before = stepped(model, OptimConfig(lr_factors={"2": 0.5}))
+    for factors in ({}, {"0": 0.1, "1.bias": 2.0}):
+        after = build_optimizer(model, OptimConfig(lr_factors=factors), NOMINAL)
+        load_moments(after, before.state_dict())
+        torch.testing.assert_close(moments(model, after), moments(model, before), rtol=0, atol=0)
+        assert {g["lr_factor"] for g in after.param_groups} == {1.0, *factors.values()}
+
+
+def test_what_is_no_longer_frozen_has_no_moments_and_the_rest_has() -> None:
+    model = make_model()
+    freeze_parts(model, ["0."])
+    before = stepped(model, OptimConfig())
+    model[0].requires_grad_(requires_grad=True)
+    after = build_optimizer(model, OptimConfig(), NOMINAL)
+    load_moments(after, before.state_dict())
+    assert set(moments(model, after)) == {"1.weight", "1.bias", "2.weight", "2.bias"}
+    torch.testing.assert_close(moments(model, after), moments(model, before), rtol=0, atol=0)
+
+
+def without_names(state: dict[str, Any]) -> dict[str, Any]:
+    """As a version before names and factors saved it."""
+    new = ("names", "lr_factor")
+    groups = [{k: v for k, v in g.items() if k not in new} for g in state["param_groups"]]
+    return {**state, "param_groups": groups}
+
+
+def test_moments_without_names_are_those_of_the_same_groups() -> None:
+    model = make_model()
+    before = stepped(model, OptimConfig())
+    after = build_optimizer(model, OptimConfig(), NOMINAL)
+    load_moments(after, without_names(before.state_dict()))
+    torch.testing.assert_close(moments(model, after), moments(model, before), rtol=0, atol=0)
+    other = build_optimizer(model, OptimConfig(lr_factors={"0": 0.5}), NOMINAL)
+    with pytest.raises(CheckpointError, match=r"without model.freeze and optim.lr_factors"):
+        load_moments(other, without_names(before.state_dict()))

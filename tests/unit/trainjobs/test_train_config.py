@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.config_io import dump_yaml, from_dict, leaf_paths, parse_yaml, replace_at, value_at
+from cluster.config_io import (
+    dump_yaml,
+    from_dict,
+    leaf_paths,
+    parse_yaml,
+    replace_at,
+    to_dict,
+    value_at,
+)
 from cluster.errors import ConfigError
 from tests.builders import make_config
 from trainjobs.config import RUN_NAME, TrainConfig
@@ -25,6 +33,9 @@ CHANGES: dict[str, st.SearchStrategy[Any]] = {
     "data.loader_workers": st.just("auto") | st.integers(0, 64),
     "augment.scale": st.floats(0, 0.99),
     "optim.lr": st.floats(0, 10),
+    "optim.lr_factors": st.dictionaries(TEXT, st.floats(0.01, 10), max_size=3),
+    "optim.milestones": st.sets(st.integers(1, 99)).map(lambda found: tuple(sorted(found))),
+    "model.freeze": st.lists(st.integers(0, 24) | TEXT).map(tuple),
     "optim.accumulate": st.just("auto") | st.integers(1, 64),
     "optim.images_per_step": st.none() | st.integers(1, 4096),
     "optim.precision": st.sampled_from(["auto", "fp32", "bf16", "fp16"]),
@@ -56,6 +67,10 @@ OUT_OF_RANGE = [
     ("loss.label_smoothing", 2.0),
     ("optim.lr", -0.1),
     ("optim.final_lr_fraction", 1.1),
+    ("optim.start_lr_fraction", -0.1),
+    ("optim.peak_fraction", 1.1),
+    ("optim.gamma", 1.1),
+    ("optim.step_epochs", 0),
     ("optim.momentum", 1.0),
     ("optim.weight_decay", -1e-4),
     ("optim.nominal_batch_size", 0),
@@ -87,6 +102,28 @@ def test_a_value_out_of_range_is_an_error_that_names_path_and_value(
         replace_at(TrainConfig(), path, value)
     assert str(raised.value).startswith(f"{path} must be ")
     assert str(raised.value).endswith(f"got {value}")
+
+
+@pytest.mark.parametrize("milestones", [(0, 3), (5, 3), (3, 3)])
+def test_milestones_rise_from_epoch_1(milestones: tuple[int, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"optim.milestones must be rising"):
+        make_config({"optim.milestones": milestones})
+
+
+def test_multistep_needs_milestones() -> None:
+    with pytest.raises(ConfigError, match=r"multistep needs optim.milestones"):
+        make_config({"optim.schedule": "multistep"})
+
+
+def test_a_factor_of_zero_is_refused_by_its_part() -> None:
+    with pytest.raises(ConfigError, match=r"optim.lr_factors: model.0 must be in .*got 0"):
+        make_config({"optim.lr_factors": {"model.0": 0.0}})
+
+
+def test_a_saved_config_without_newer_settings_has_their_defaults() -> None:
+    tree = to_dict(TrainConfig())
+    del tree["model"]["freeze"], tree["optim"]["lr_factors"], tree["optim"]["nesterov"]
+    assert from_dict(TrainConfig, tree) == TrainConfig()
 
 
 @pytest.mark.parametrize("path", ["optim.lr", "optim.momentum", "loss.box", "augment.scale"])
