@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from cluster.config import ResourceRequest
 from cluster.config_io import load_yaml, parse_yaml
 from cluster.errors import ConfigError, RunError
 from cluster.storage import RunPaths
@@ -35,7 +36,7 @@ class Command:
     """What the sweep's command can be told."""
 
     search: Annotated[SearchConfig, tyro.conf.arg(name="")] = field(default_factory=SearchConfig)
-    job: Literal["yolo"] = "yolo"
+    job: Literal["yolo", "classify"] = "yolo"
     """The job whose runs are the trials."""
     name: str | None = None
     """Name of the sweep and of its folder. Default: a new name."""
@@ -60,8 +61,15 @@ class Command:
     """Least important lines to show."""
 
 
-def parse(argv: Sequence[str], demo: Demo, new_name: str) -> tuple[SweepSettings, Command]:
+def parse(
+    argv: Sequence[str], demos: Mapping[str, Demo], new_name: str
+) -> tuple[SweepSettings, Command]:
     """Read a command line, and the saved settings where a sweep goes on.
+
+    Args:
+        argv: of the command.
+        demos: what trials are told where nothing else is said, by job.
+        new_name: of a sweep that is given none.
 
     Raises:
         ConfigError: a file or a value is wrong.
@@ -73,6 +81,7 @@ def parse(argv: Sequence[str], demo: Demo, new_name: str) -> tuple[SweepSettings
     args = [expanded(argument, PREFIX) for argument in args]
     going_on = _value(args, "--resume") or _value(args, "--extend")
     if not going_on:
+        demo = demos.get(_value(args, "--job") or "yolo", demos["yolo"])  # tyro refuses others
         command = _cli(args, Command(train=base_config(args, demo, PREFIX)))
         settings = _settings(command, command.name or new_name)
         if load_settings(_paths(settings)) is not None:
@@ -81,8 +90,8 @@ def parse(argv: Sequence[str], demo: Demo, new_name: str) -> tuple[SweepSettings
                 f"with --extend {settings.name}, or give another --name"
             )
         return settings, command
-    storage = locate(TrainConfig(resources=dataclasses.replace(
-        demo.config.resources, storage=_value(args, "--train.resources.storage")
+    storage = locate(TrainConfig(resources=ResourceRequest(
+        storage=_value(args, "--train.resources.storage")
     )))[0].resources.storage  # fmt: skip
     saved = load_settings(RunPaths(str(storage), going_on))
     if saved is None:

@@ -45,6 +45,7 @@ class SweepResult:
     status: str
     """finished, or interrupted."""
     name: str
+    job: str
     metric: str
     best_trial: int | None
     """Number of the winner: by the confirmation where there is one, else by the search."""
@@ -92,6 +93,7 @@ def conclude(
         result = SweepResult(
             status=summary.status,
             name=settings.name,
+            job=settings.job,
             metric=settings.metric,
             best_trial=summary.best.number if summary.best else None,
             best_value=value_of(summary.best, settings),

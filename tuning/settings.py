@@ -14,6 +14,7 @@ DEFAULT_TRIALS = 6
 JOB_METRICS = {
     "yolo": ("map50_95", "map50", "precision", "recall",
              "train_loss", "train_box", "train_obj", "train_cls", "images_per_second"),
+    "classify": ("top1", "top5", "train_loss", "train_top1", "images_per_second"),
 }  # fmt: skip
 """Job -> columns of its metrics.csv that can be optimized; the first picks its best weights."""
 MAY_CHANGE = ("search.max_concurrent", "search.confirm", "search.retrain_epochs",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cluster.command import SUCCESS
 from cluster.config import ResourceRequest
+from trainjobs.classify import DEMO as CLASSIFY_DEMO
 from trainjobs.config import AugmentConfig, DataConfig
 from trainjobs.demo import Demo
 from trainjobs.job import exit_code
@@ -21,18 +22,33 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEMO = Demo(
-    config=dataclasses.replace(
-        YOLO_DEMO.config,
-        epochs=9,
-        batch_size_per_worker=8,
-        data=DataConfig(image_size=96, generated_images=480),
-        augment=AugmentConfig(mosaic=0.0),
-        eval=dataclasses.replace(YOLO_DEMO.config.eval, every_epochs=1),
-        resources=ResourceRequest(num_workers=2, cpus_per_worker=0.5),
+HALVES = ResourceRequest(num_workers=2, cpus_per_worker=0.5)
+DEMOS = {
+    "yolo": Demo(
+        config=dataclasses.replace(
+            YOLO_DEMO.config,
+            epochs=9,
+            batch_size_per_worker=8,
+            data=DataConfig(image_size=96, generated_images=480),
+            augment=AugmentConfig(mosaic=0.0),
+            eval=dataclasses.replace(YOLO_DEMO.config.eval, every_epochs=1),
+            resources=HALVES,
+        ),
+        note="no --train.data given: trials train on generated shapes with the demo recipe",
     ),
-    note="no --train.data given: trials train on generated shapes with the demo recipe",
-)
+    "classify": Demo(
+        config=dataclasses.replace(
+            CLASSIFY_DEMO.config,
+            epochs=4,
+            batch_size_per_worker=32,
+            data=dataclasses.replace(CLASSIFY_DEMO.config.data, generated_images=2000),
+            resources=HALVES,
+        ),
+        defaults=CLASSIFY_DEMO.defaults,
+        note="no --train.data given: trials train on generated thumbnails with the demo recipe",
+    ),
+}
+"""Of each job; trials are short, and two workers on one CPU are as quick as one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         configure_logging()
         new_name = f"sweep-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)[:3]}"
-        settings, command = parse(sys.argv[1:] if argv is None else argv, DEMO, new_name)
+        settings, command = parse(sys.argv[1:] if argv is None else argv, DEMOS, new_name)
         configure_logging(command.log_level)
         if settings.train.data.source is None and not command.config:
-            logger.info("%s", DEMO.note)
+            logger.info("%s", DEMOS[settings.job].note)
         # Torch and Ray load here: help and mistakes in the command line answer before.
         from tuning.launch import launch_sweep  # noqa: PLC0415
 
@@ -67,7 +83,7 @@ def summary(result: "SweepResult") -> str:
         f"sweep {result.name}: {result.status} after {result.wall_s:.0f} s, {len(result.trials)} "
         f"trials; {result.utilization:.0%} of the workers' time in optimizer steps",
         result.verdict,
-        f"best       {result.folder}/best.yaml: python -m trainjobs.yolo --config it"
+        f"best       {result.folder}/best.yaml: python -m trainjobs.{result.job} --config it"
         if result.best_config
         else "",
         f"retrained  {result.retrained}" if result.retrained else "",

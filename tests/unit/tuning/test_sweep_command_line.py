@@ -9,11 +9,11 @@ from cluster.storage import RunPaths
 from tuning.command_line import parse
 from tuning.ledger import save_settings
 from tuning.settings import SweepSettings
-from tuning.sweep import DEMO
+from tuning.sweep import DEMOS
 
 
 def settings_of(*argv: str, folder: Path) -> SweepSettings:
-    return parse([*argv, "--storage", str(folder)], DEMO, "new-name")[0]
+    return parse([*argv, "--storage", str(folder)], DEMOS, "new-name")[0]
 
 
 @pytest.fixture
@@ -36,7 +36,17 @@ def test_trials_take_the_jobs_options_behind_train_in_short_and_in_full(tmp_path
 
 
 def test_without_data_the_trials_are_the_demo(tmp_path: Path) -> None:
-    assert settings_of(folder=tmp_path).train.data.image_size == DEMO.config.data.image_size
+    assert (
+        settings_of(folder=tmp_path).train.data.image_size == DEMOS["yolo"].config.data.image_size
+    )
+
+
+def test_the_job_decides_what_trials_train_with(tmp_path: Path) -> None:
+    settings = settings_of("--job", "classify", folder=tmp_path)
+    assert settings.train.model == DEMOS["classify"].config.model
+    assert (settings.job, settings.metric) == ("classify", "top1")
+    settings = settings_of("--job=classify", "--train.data", "somewhere", folder=tmp_path)
+    assert settings.train.optim == DEMOS["classify"].defaults.optim
 
 
 def test_a_flag_of_torchrun_is_answered_behind_train_too(tmp_path: Path) -> None:
