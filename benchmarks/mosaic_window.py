@@ -20,34 +20,14 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.one_rank import only_rank, train_alone
 from cluster.places import dataset_cache
 from trainjobs.config import DataConfig, EvalConfig, ModelConfig, TrainConfig
 from trainjobs.data.prepare import prepare_dataset
 from trainjobs.detector.task import DetectionTask
-from trainjobs.loop import LossSums, Training, fit
 from trainjobs.resolve import resolve_launch
-from trainjobs.step_plan import Step
-from trainjobs.task import RankContext
 from trainjobs.trainer import WORKER_ENVIRONMENT
-from trainjobs.training import build_training
 from trainjobs.yolo import DEMO
-
-
-class Nobody:
-    """An observer that is told everything and keeps nothing."""
-
-    def stop_requested(self) -> bool:
-        """Never."""
-        return False
-
-    def step_done(self, training: Training, step: Step, losses: LossSums) -> None:
-        """Nothing."""
-
-    def epoch_done(self, training: Training, row: dict[str, float], *, is_best: bool) -> None:
-        """Nothing."""
-
-    def interrupted(self, training: Training) -> None:
-        """Nothing."""
 
 
 def train(config: TrainConfig, cache: Path) -> dict[str, float]:
@@ -55,18 +35,8 @@ def train(config: TrainConfig, cache: Path) -> dict[str, float]:
     torch.set_num_threads(1)
     device = torch.device("cpu")
     data = prepare_dataset(config.data.source, cache, config.data, config.seed)
-    context = RankContext(
-        rank=0,
-        world_size=1,
-        ranks_on_node=1,
-        device=device,
-        loader_workers=0,
-        prepare_loader=lambda loader: loader,
-        cache=cache,
-    )
-    task = DetectionTask(config, data, context)
-    training = build_training(config, task, rank=0, world_size=1, device=device)
-    fit(training, Nobody(), device)
+    task = DetectionTask(config, data, only_rank(device, cache))
+    training = train_alone(config, task, device)
     return training.state.history[-1]
 
 
