@@ -7,14 +7,17 @@ from pathlib import Path
 from torch import nn
 
 from cluster.places import dataset_cache
+from trainjobs.classifier.measure import measure_classifier
 from trainjobs.classifier.task import ClassificationTask, build_network, check_classifier_config
 from trainjobs.config import TrainConfig
 from trainjobs.data.generated import SHAPES, THUMBNAILS, Generated
 from trainjobs.data.mixture import prepare_datasets
 from trainjobs.data.one_class import check_one_class_per_image
 from trainjobs.data.prepare import Prepared
+from trainjobs.detector.measure import measure_detector
 from trainjobs.detector.model import build_yolov5
 from trainjobs.detector.task import DetectionTask, check_model_config
+from trainjobs.measurement import Measured, Measurement
 from trainjobs.task import RankContext, Task
 
 
@@ -31,6 +34,8 @@ class Job:
     build_task: Callable[[TrainConfig, Prepared, RankContext], Task]
     build_network: Callable[[TrainConfig, int], nn.Module]
     """A new network by the config's model and number of classes."""
+    measure: Callable[[Measurement], Measured]
+    """The figures of trained weights, for `trainjobs.validate`."""
     key_metric: str
     """The column of metrics.csv that decides which weights are best; higher is better."""
 
@@ -42,6 +47,7 @@ JOBS = {
         check_data=lambda _: None,  # any boxes will do
         build_task=DetectionTask,
         build_network=lambda config, num_classes: build_yolov5(config.model.name, num_classes),
+        measure=measure_detector,
         key_metric=DetectionTask.key_metric,
     ),
     "classify": Job(
@@ -50,6 +56,7 @@ JOBS = {
         check_data=check_one_class_per_image,
         build_task=ClassificationTask,
         build_network=build_network,
+        measure=measure_classifier,
         key_metric=ClassificationTask.key_metric,
     ),
 }

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from trainjobs.classifier.inference import batch_statistics
+from trainjobs.config import EvalConfig
 from trainjobs.data.decoded_batches import whole_image_targets
 from trainjobs.data.decoded_split import DecodedSplit
 from trainjobs.data.loader import EvaluationSamples, build_loader
@@ -88,6 +90,32 @@ class ClassEvaluator:
             pin_memory=self._context.device.type == "cuda",
         )
         return self._context.prepare_loader(loader)
+
+
+def evaluate_model(
+    evaluator: ClassEvaluator,
+    model: nn.Module,
+    forward: Forward,
+    settings: EvalConfig,
+    *,
+    embeds: bool,
+) -> ClassEvaluation:
+    """The figures of a model, in the ways that the settings ask for; it is left in evaluation mode.
+
+    Args:
+        evaluator: Of the split.
+        model: That `forward` asks.
+        forward: See `Forward`.
+        settings: Of the run.
+        embeds: See `ClassEvaluator.evaluate`.
+    """
+    model.eval()
+    evaluation = evaluator.evaluate(forward, embeds=embeds)
+    if settings.batch_statistics:
+        with batch_statistics(model):
+            other = evaluator.evaluate(forward, embeds=embeds)
+        evaluation.metrics["top1_batch_statistics"] = other.metrics["top1"]
+    return evaluation
 
 
 def _answers(

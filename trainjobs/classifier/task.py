@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from cluster.errors import ConfigError
 from trainjobs.checkpoint import load_into
 from trainjobs.classifier.defaults import DEFAULTS, UNUSED
-from trainjobs.classifier.evaluator import ClassEvaluator
+from trainjobs.classifier.evaluator import ClassEvaluator, evaluate_model
 from trainjobs.classifier.fast_net import FastNet
-from trainjobs.classifier.inference import Normalization, batch_statistics, class_outputs
+from trainjobs.classifier.inference import Normalization, class_outputs
 from trainjobs.classifier.loss import build_loss, embedding_size
 from trainjobs.classifier.models import (
     build_classifier,
@@ -37,6 +37,7 @@ from trainjobs.data.training_batches import build_orders, drawn_batches, fetched
 from trainjobs.evaluation.classification import ClassEvaluation
 from trainjobs.task import Batch, Loss, Metrics, RankContext
 from trainjobs.unused import check_unused
+from trainjobs.weights_file import common_header
 
 WHITENED_IMAGES = 512
 """Training images whose patches whiten a `FastNet`: half a million of 32 px, plenty for 12 x 12."""
@@ -146,14 +147,8 @@ class ClassificationTask:
     def evaluate(self, model: nn.Module) -> Metrics:
         """Accuracy of `model` on the validation split; of embeddings, that of the nearest neighbor."""
         settings = self.config.eval
-        forward = functools.partial(
-            class_outputs, model.eval(), self._normalize, flip=settings.flip
-        )
-        self.last = self._evaluator.evaluate(forward, embeds=self._embeds)
-        if settings.batch_statistics:
-            with batch_statistics(model):
-                other = self._evaluator.evaluate(forward, embeds=self._embeds)
-            self.last.metrics["top1_batch_statistics"] = other.metrics["top1"]
+        forward = functools.partial(class_outputs, model, self._normalize, flip=settings.flip)
+        self.last = evaluate_model(self._evaluator, model, forward, settings, embeds=self._embeds)
         return self.last.metrics
 
     def draw_plots(self, folder: Path) -> None:
@@ -171,16 +166,14 @@ class ClassificationTask:
         return {"metrics": self.last.metrics}
 
     def weights_header(self) -> dict[str, str]:
-        """Job, model, stem, classes, image size, mean and std, as JSON strings."""
+        """What a weights file says about the model: `common_header`, stem, mean, std and outputs."""
         settings = self.config.model
         return {
-            "job": "classify",
-            "model": settings.name,
-            "stem": "small" if has_small_stem(self.config) else "standard",
-            "classes": json.dumps(list(self.names)),
-            "image_size": str(self.config.data.image_size),
+            **common_header(self.config, self.names, "classify"),
+            "stem": "small" if has_small_stem(self.config) else "auto",
             "mean": json.dumps(settings.mean),
             "std": json.dumps(settings.std),
+            "embedding_size": json.dumps(embedding_size(self._loss)),
         }
 
     @functools.cached_property

@@ -63,6 +63,11 @@ class DetectionEvaluator:
         return self.context.prepare_loader(loader)
 
 
+def detection_summary(evaluation: Evaluation) -> dict[str, dict[str, float]]:
+    """The figures of an evaluation by their key in result.json."""
+    return {"metrics": evaluation.metrics, "metrics_yolov5": evaluation.metrics_yolov5}
+
+
 @torch.inference_mode()
 def detect_objects(model: YOLOv5, limits: EvalConfig, images: Tensor) -> list[Tensor]:
     """Forward, decoding and suppression; see `Detect`. The model is in evaluation mode."""

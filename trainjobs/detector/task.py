@@ -19,12 +19,18 @@ from trainjobs.data.prepare import Prepared
 from trainjobs.data.sampler import SampleRef
 from trainjobs.data.shards import Split
 from trainjobs.data.training_batches import build_orders, drawn_batches, fetched_ahead
-from trainjobs.detector.evaluator import DetectionEvaluator, detect_objects, to_float
+from trainjobs.detector.evaluator import (
+    DetectionEvaluator,
+    detect_objects,
+    detection_summary,
+    to_float,
+)
 from trainjobs.detector.loss import LOSS_NAMES, DetectionLoss
 from trainjobs.detector.model import YOLOv5, build_yolov5, check_image_size, max_stride
 from trainjobs.evaluation.evaluate import Evaluation
 from trainjobs.task import Batch, Loss, Metrics, RankContext
 from trainjobs.unused import check_unused
+from trainjobs.weights_file import common_header
 
 UNUSED = (
     "augment.alternate_flip",
@@ -140,16 +146,12 @@ class DetectionTask:
     def summary(self) -> dict[str, dict[str, float]]:
         """The last evaluation's figures, for result.json."""
         assert self.last is not None
-        return {"metrics": self.last.metrics, "metrics_yolov5": self.last.metrics_yolov5}
+        return detection_summary(self.last)
 
     def weights_header(self) -> dict[str, str]:
-        """Model name, classes, image size and anchors (px), as JSON strings."""
-        return {
-            "model": self.config.model.name,
-            "classes": json.dumps(list(self.names)),
-            "image_size": str(self.config.data.image_size),
-            "anchors": json.dumps(self._anchors_px),
-        }
+        """What a weights file says about the model: `common_header`, and anchors (px) as JSON."""
+        common = common_header(self.config, self.names, "yolo")
+        return {**common, "anchors": json.dumps(self._anchors_px)}
 
     @functools.cached_property
     def _evaluator(self) -> DetectionEvaluator:

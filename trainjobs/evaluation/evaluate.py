@@ -1,7 +1,7 @@
 """A detector over a split: predictions back in original pixels, gathered over ranks, measured."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from trainjobs.boxes import cxcywh_to_xyxy
 from trainjobs.data.sample_plan import plan_letterbox
 from trainjobs.data.shards import Split
 from trainjobs.distributed import broadcast_object, gather_lists
-from trainjobs.evaluation.coco import coco_map
+from trainjobs.evaluation.coco import CocoMetrics, coco_map
 from trainjobs.evaluation.detections import Detections, Truth
 from trainjobs.evaluation.yolov5_map import Yolov5Metrics, yolov5_map
 from trainjobs.task import Batch
@@ -32,6 +32,7 @@ class Evaluation:
     truths: list[Truth] = field(default_factory=list)
     detections: list[Detections] = field(default_factory=list)
     curves: Yolov5Metrics | None = None
+    coco: CocoMetrics | None = None
 
 
 def evaluate_detector(
@@ -68,7 +69,7 @@ def evaluate_detector(
     if detections:  # rank 0 alone
         evaluation = measure(split_truths(split), detections, len(split.names))
     metrics, yolov5 = broadcast_object((evaluation.metrics, evaluation.metrics_yolov5))
-    return Evaluation(metrics, yolov5, evaluation.truths, evaluation.detections, evaluation.curves)
+    return replace(evaluation, metrics=metrics, metrics_yolov5=yolov5)
 
 
 def in_order(
@@ -90,7 +91,7 @@ def measure(truths: list[Truth], detections: list[Detections], num_classes: int)
         "recall": curves.recall,
     }
     yolov5 = {"map50_95": curves.map50_95, "map50": curves.map50}
-    return Evaluation(metrics, yolov5, truths, detections, curves)
+    return Evaluation(metrics, yolov5, truths, detections, curves, coco)
 
 
 def split_truths(split: Split) -> list[Truth]:
