@@ -13,6 +13,8 @@ from trainjobs.optim.schedule import StepSettings, weight_decay_in_force
 from trainjobs.optim_config import OptimConfig
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+ROLES = ("weight", "norm", "bias")
+"""In the order in which a group speaks for the learning rate of all."""
 
 
 def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
@@ -104,8 +106,8 @@ def apply_settings(optimizer: Optimizer, settings: StepSettings) -> None:
 
 def lr_in_force(optimizer: Optimizer) -> float:
     """Learning rate of the weights (if all are frozen: of what is trained), without factors."""
-    groups = optimizer.param_groups
-    group = next((g for g in groups if g["role"] == "weight"), groups[0])
+    # The first choice has no factor: x * f / f may differ from x in the last bit.
+    group = min(optimizer.param_groups, key=lambda g: (ROLES.index(g["role"]), g["lr_factor"] != 1))
     lr: float = group["lr"] / group["lr_factor"]
     return lr
 

@@ -166,6 +166,17 @@ def test_the_longest_part_that_a_parameter_is_in_multiplies_its_lr(name: str) ->
     assert lr_in_force(optimizer) == 1.0
 
 
+@pytest.mark.parametrize("frozen", [(), ("0.weight", "2.weight")])
+def test_the_lr_told_is_exactly_the_schedules_whatever_the_factors(frozen: tuple[str, ...]) -> None:
+    model = make_model()
+    freeze_parts(model, frozen)
+    # x * 0.7 / 0.7 is not always x; the group of this factor comes first.
+    optimizer = build_optimizer(model, OptimConfig(lr_factors={"0": 0.7}), NOMINAL)
+    for lr in (number / 100 for number in range(1, 100)):
+        apply_settings(optimizer, StepSettings(lr=lr, bias_lr=8.0, momentum=0.7))
+        assert lr_in_force(optimizer) == lr
+
+
 def test_factors_of_one_change_nothing() -> None:
     plain = update(OptimConfig(), NOMINAL)
     assert torch.equal(update(OptimConfig(lr_factors={"0": 1.0, "2": 0.1}), NOMINAL), plain)
