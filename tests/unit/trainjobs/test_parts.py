@@ -112,6 +112,17 @@ def test_a_frozen_run_resumed_equals_never_stopped(tmp_path: Path) -> None:
     assert all(torch.equal(found[path], expected[path]) for path in expected)
 
 
+def test_a_run_may_go_on_with_other_parts_frozen(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    first = make_training(make_tiny_config({"model.freeze": STEM}))
+    fit(first, Recorder(stop_after=3, checkpoint=folder), CPU)
+    left = flat_tensors({"model": first.model.state_dict()})
+    second = make_training(make_tiny_config({"model.freeze": ("6.",)}), checkpoint=folder)
+    assert fit(second, Recorder(), CPU) == "finished"
+    for path, value in flat_tensors({"model": second.model.state_dict()}).items():
+        assert torch.equal(left[path], value) == path.split("/")[2].startswith("6."), path
+
+
 def test_with_all_weights_frozen_the_learning_rate_told_is_that_of_what_is_trained() -> None:
     training = make_training(
         make_tiny_config({"model.freeze": ("0.", "1.", "6.weight")}), TinyTask()

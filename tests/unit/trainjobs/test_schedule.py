@@ -197,6 +197,18 @@ def test_a_cycle_over_equal_steps_is_torchs_one_cycle(shape: str, anneal: str, p
 
 
 @pytest.mark.parametrize("shape", CYCLES)
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_cycle_starts_peaks_and_ends_where_it_is_told(shape: str, world_size: int) -> None:
+    config = OptimConfig(
+        lr=LR, schedule=shape, start_lr_fraction=0.2, peak_fraction=0.25, final_lr_fraction=0.05
+    )
+    lrs = cycle_lrs(config, num_images=20, world_size=world_size)
+    quarter = len(lrs) // 4
+    assert [lrs[0], lrs[quarter - 1], lrs[-1]] == pytest.approx([LR / 5, LR, LR / 20])
+    assert max(lrs) == lrs[quarter - 1]
+
+
+@pytest.mark.parametrize("shape", CYCLES)
 def test_a_cycle_is_its_own_warmup_of_every_lr_and_not_of_momentum(shape: str) -> None:
     config = OptimConfig(lr=LR, schedule=shape, start_lr_fraction=0.5)
     warm = Schedule(config, EPOCHS, make_plan(warmup_images=60, warmup_micro_batches=2))
