@@ -115,7 +115,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrackingConfig:
-    """Where MLflow records the run."""
+    """Where the run is recorded besides its folder."""
 
     uri: str | None = None
     """MLflow server or store. Default: $MLFLOW_TRACKING_URI, else sqlite in the storage folder."""
@@ -125,6 +125,9 @@ class TrackingConfig:
     """MLflow run below which this one is shown; a sweep sets it for its trials."""
     timeout_s: float = 10.0
     """Seconds a run waits for the tracking server before it starts without it."""
+    tensorboard: bool = False
+    """Also write metrics.csv's figures as TensorBoard's event files, to tensorboard/ in the run's
+    folder. Needs `pip install tensorboard` on every node."""
 
     def __post_init__(self) -> None:
         check_range("tracking.timeout_s", self.timeout_s, 0.1)

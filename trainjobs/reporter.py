@@ -12,7 +12,7 @@ from trainjobs.checkpoint import decode_weights, encode_weights, save_checkpoint
 from trainjobs.events import EpochDone, RunDone, StepProgress
 from trainjobs.footprint import SteadyRate, peak_memory
 from trainjobs.loop import LossSums, Outcome, Training
-from trainjobs.run_folder import BEST, LAST, PLOTS, save_metrics
+from trainjobs.run_folder import BEST, LAST, PLOTS, save_event_files, save_metrics
 from trainjobs.step_plan import Step
 
 logger = logging.getLogger(__name__)
@@ -44,9 +44,11 @@ class RankReporter:
         rank: int,
         attempt: str,
         checkpoint_every: int,
+        tensorboard: bool,
     ) -> None:
         self.paths, self.sender, self.submit = paths, sender, submit
         self.is_writer = rank == 0
+        self.writes_event_files = self.is_writer and tensorboard
         self.attempt, self.checkpoint_every = attempt, checkpoint_every
         self.epochs = 0
         self.spoke_at, self.images_since = time.monotonic(), 0
@@ -75,11 +77,13 @@ class RankReporter:
         self.spoke_at, self.images_since = time.monotonic(), 0
 
     def epoch_done(self, training: Training, row: dict[str, float], *, is_best: bool) -> None:
-        """Write weights and metrics.csv, log a line, hand a checkpoint over."""
+        """Write weights, metrics.csv and event files, log a line, hand a checkpoint over."""
         state = training.state
         if self.is_writer:
             self._write_weights(training, LAST, *([BEST] if is_best else []))
             save_metrics(self.paths, state.history)
+            if self.writes_event_files:
+                save_event_files(self.paths, state.history)
             self.sender.send(EpochDone(row))
         is_last = state.epoch == training.epochs
         due = is_last or state.epoch % self.checkpoint_every == 0

@@ -13,11 +13,13 @@ from cluster.errors import RunError
 from cluster.storage import RunPaths
 from trainjobs.checkpoint import MANIFEST, STATE
 from trainjobs.config import TrainConfig
+from trainjobs.tracking.event_files import event_file, event_file_name
 
 Content = TypeVar("Content")
 
 CONFIG, RESULT, METRICS, LOG = "config.yaml", "result.json", "metrics.csv", "train.log"
 QUARANTINE, RECORD, CHECKPOINTS, PLOTS = "quarantine.csv", "record.json", "checkpoints", "plots"
+TENSORBOARD = "tensorboard"
 BEST, LAST = "weights/best.safetensors", "weights/last.safetensors"
 ARTIFACTS = (CONFIG, RESULT, METRICS, LOG, QUARANTINE, BEST)
 """Files that the tracker gets as well, besides the plots."""
@@ -140,6 +142,15 @@ def save_metrics(paths: RunPaths, history: Sequence[dict[str, float]]) -> None:
     writer.writeheader()
     writer.writerows(history)
     paths.write_text(METRICS, text.getvalue())
+
+
+def save_event_files(paths: RunPaths, history: Sequence[dict[str, float]]) -> None:
+    """Write TensorBoard's file of the last epoch, and of any before it that has none."""
+    there = paths.list_names(TENSORBOARD)
+    for row in history:
+        name = event_file_name(int(row["epoch"]))
+        if name not in there or row is history[-1]:
+            paths.write_bytes(f"{TENSORBOARD}/{name}", event_file(row))
 
 
 def load_metrics(paths: RunPaths) -> list[dict[str, float]]:

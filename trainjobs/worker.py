@@ -120,6 +120,7 @@ def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: 
         rank=rank,
         attempt=broadcast_object(secrets.token_hex(3)),
         checkpoint_every=config.checkpoint.every_epochs,
+        tensorboard=config.tracking.tensorboard,
     )
     reporter.finish(training, fit(training, reporter, device))
 
