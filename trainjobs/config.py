@@ -127,7 +127,7 @@ class TrackingConfig:
     """Seconds a run waits for the tracking server before it starts without it."""
     tensorboard: bool = False
     """Also write metrics.csv's figures as TensorBoard's event files, to tensorboard/ in the run's
-    folder. Needs `pip install tensorboard` on every node."""
+    folder."""
 
     def __post_init__(self) -> None:
         check_range("tracking.timeout_s", self.timeout_s, 0.1)

@@ -65,7 +65,6 @@ from trainjobs.run_folder import (
     save_record,
     save_result,
 )
-from trainjobs.tracking.event_files import check_tensorboard
 from trainjobs.tracking.mlflow_tracker import open_tracker
 from trainjobs.trainer import build_trainer
 from trainjobs.worker import WorkerSettings
@@ -134,8 +133,6 @@ def _launch(
         if saved is None:
             config = resolve_launch(config, world_size=plan.num_workers[1])
         check_packages(session.run_everywhere, NEEDED_BY_RANKS)
-        if config.tracking.tensorboard:
-            check_tensorboard(session.run_everywhere)
         check_storage(paths.storage, session.run_everywhere)
         record = _begin(paths, config, data)
         log_start(config, plan, session)

@@ -25,7 +25,6 @@ from trainjobs.config import TrainConfig
 from trainjobs.interrupt import StopRequest, stop_on_signals
 from trainjobs.jobs import JOBS, prepare_data
 from trainjobs.resolve import fit_batch
-from trainjobs.tracking.event_files import check_tensorboard
 from trainjobs.tracking.mlflow_tracker import open_tracker, store_uri
 from tuning.conclusion import SweepResult, conclude
 from tuning.console import SweepDisplay
@@ -71,8 +70,6 @@ def launch_sweep(settings: SweepSettings, cluster: ClusterConfig | None = None) 
         train, plan, max_concurrent = place(settings, train, session)
         check_constraints(space, train, plan.num_workers[1])
         check_packages(session.run_everywhere, NEEDED)
-        if train.tracking.tensorboard:
-            check_tensorboard(session.run_everywhere)
         check_storage(paths.storage, session.run_everywhere)
         ledger = load_ledger(paths)
         ledger.reopen(settings.train.epochs)

@@ -8,26 +8,6 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.errors import ConfigError
-from cluster.packages import RunEverywhere, lacking
-
-NEEDED = {"tensorboard": "tensorboard"}
-"""Module -> package; not one of those that every run needs."""
-
-
-def check_tensorboard(run_everywhere: RunEverywhere) -> None:
-    """Check, before a run starts, that every node can write event files.
-
-    Raises:
-        ConfigError: Names the hosts that cannot.
-    """
-    found = run_everywhere(lacking, NEEDED)
-    if problems := [f"  {host}: {problem}" for host, problem in found.items() if problem]:
-        raise ConfigError(
-            "tracking.tensorboard needs a package that is missing; pip install tensorboard there, or "
-            "leave the option off:\n" + "\n".join(problems)
-        )
-
 
 def event_file_name(epoch: int) -> str:
     """Name of the file of an epoch, from 1; names sort as epochs do."""
@@ -36,7 +16,7 @@ def event_file_name(epoch: int) -> str:
 
 def event_file(row: Mapping[str, float]) -> bytes:
     """Content of the file for a row of metrics.csv: a point for each metric, its step the epoch."""
-    from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415  its package is optional
+    from tensorboardX import SummaryWriter  # noqa: PLC0415  where nobody asks, it is not needed
 
     with tempfile.TemporaryDirectory(prefix="trainjobs-events-") as scratch:
         writer = SummaryWriter(scratch)
