@@ -16,8 +16,6 @@ NUM_FILTERS = 3 * PATCH_SIDE_PX**2
 WIDTHS = {"fastnet": (64, 256, 256), "fastnet_s": (32, 128, 128)}
 """Model name -> channels of its three blocks; the paper's, and half of them for CPUs."""
 
-MIN_IMAGE_SIZE = 16
-"""Three poolings leave one px of it."""
 HEAD_SCALE = 1 / 9
 """Source: the paper's appendix A; keeps the first logits small."""
 WHITENING_EPSILON = 5e-4
@@ -42,7 +40,7 @@ class Block(nn.Module):
 
 
 class FastNet(nn.Module):
-    """Whitening, three blocks, global pooling and a scaled linear head."""
+    """Whitening, three blocks, global pooling and a scaled linear head; for images from 16 px."""
 
     def __init__(self, num_outputs: int, widths: tuple[int, int, int]) -> None:
         super().__init__()

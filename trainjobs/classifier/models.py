@@ -1,13 +1,19 @@
 """Classification networks by name: torchvision's, and the fast network for small images."""
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from cluster.errors import ConfigError
-from trainjobs.classifier.fast_net import MIN_IMAGE_SIZE, WIDTHS, FastNet
+from trainjobs.classifier.fast_net import WIDTHS, FastNet
 from trainjobs.config import TrainConfig
 
 SMALL_IMAGE_PX = 64
@@ -62,15 +68,13 @@ def check_model_name(name: str) -> None:
 
 
 def check_image_size(config: TrainConfig) -> None:
-    """Raise ConfigError for images that the network cannot take, by its shapes alone."""
+    """Raise ConfigError for images, or a stem, that the network cannot take, by its shapes alone."""
     name, size = config.model.name, config.data.image_size
-    if name in WIDTHS:
-        if size < MIN_IMAGE_SIZE:
-            raise ConfigError(f"data.image_size must be >= {MIN_IMAGE_SIZE} for {name}, got {size}")
-        return
     try:
+        with _shapes_alone():
+            network = build_classifier(config, 2)
         with torch.device("meta"):
-            build_classifier(config, 2)(torch.empty(2, 3, size, size))
+            network(torch.empty(2, 3, size, size))
     except ConfigError:
         raise
     # torchvision's models check their input each in their own way.
@@ -81,12 +85,37 @@ def check_image_size(config: TrainConfig) -> None:
 
 def output_keys(config: TrainConfig, num_outputs: int) -> set[str]:
     """Names in the network's state of what depends on the number of outputs."""
-    with torch.device("meta"):
+    with _shapes_alone():
         one, other = (
             build_classifier(config, number).state_dict()
             for number in (num_outputs, num_outputs + 1)
         )
     return {key for key, tensor in one.items() if tensor.shape != other[key].shape}
+
+
+@contextmanager
+def _shapes_alone() -> Iterator[None]:
+    """Networks built here have shapes and no values, which takes neither time nor memory.
+
+    Inside `torch.device("meta")` a RegNet cannot be built: it computes its widths with tensors.
+    """
+
+    def drop_weight(_: nn.Module, __: str, weight: nn.Parameter) -> nn.Parameter:
+        return nn.Parameter(weight.to("meta"), weight.requires_grad)
+
+    def drop_buffer(_: nn.Module, __: str, buffer: Tensor | None) -> Tensor | None:
+        return None if buffer is None else buffer.to("meta")
+
+    # torch's stubs want hooks that return nothing; what they return takes the tensor's place.
+    hooks = (
+        register_module_parameter_registration_hook(drop_weight),  # type: ignore[arg-type]  # see above
+        register_module_buffer_registration_hook(drop_buffer),  # type: ignore[arg-type]  # see above
+    )
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _arguments(name: str, image_size: int) -> dict[str, Any]:
