@@ -40,13 +40,16 @@ def build_loss(config: LossConfig) -> ClassLoss:
             loss = found(**config.options)  # type: ignore[assignment]  # tried out below
         else:
             inspect.signature(found).bind(None, None, **config.options)
-            loss = functools.partial(found, **config.options)
-    except (TypeError, ValueError) as error:
+            loss = functools.partial(found, **config.options) if config.options else found
+    # It is the user's code, which may fail in any way.
+    except Exception as error:
         raise ConfigError(f"loss.options do not fit {config.custom}: {error}") from error
     if isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None:
         raise ConfigError(f"loss.custom: {config.custom} has weights of its own; none are trained")
-    if adapted := _SCORES_FOR.get(found):
-        loss = functools.partial(adapted, loss)
+    # By identity: a user's object need not be hashable.
+    adapters = [adapter for known, adapter in _SCORES_FOR.items() if known is found]
+    if adapters:
+        loss = functools.partial(adapters[0], loss)
     _try_out(loss, config.custom)
     return loss
 
@@ -61,22 +64,33 @@ def import_callable(path: str) -> Callable[..., Any]:
     if not (separator and module_path and name):
         raise ConfigError(f"loss.custom must be like package.module:callable, got {path!r}")
     try:
-        found = functools.reduce(getattr, name.split("."), importlib.import_module(module_path))
-    except ImportError as error:
+        module = importlib.import_module(module_path)
+    # It is the user's code, which may fail in any way.
+    except Exception as error:
         raise ConfigError(
             f"loss.custom: cannot import {module_path!r} ({error}); it must be installed, or lie in "
             "the folder that the command is started in"
         ) from error
+    try:
+        found: Any = functools.reduce(getattr, name.split("."), module)
     except AttributeError as error:
         raise ConfigError(f"loss.custom: {module_path} has no {name!r}") from error
     if not callable(found):
         raise ConfigError(f"loss.custom: {path} is a {type(found).__name__}, nothing to call")
-    return found
+    called: Callable[..., Any] = found
+    return called
 
 
 def embedding_size(loss: ClassLoss) -> int | None:
-    """Outputs of the network that the loss compares with each other; None: they are classes."""
-    size: int | None = getattr(loss, "embedding_size", None)
+    """Outputs of the network that the loss compares with each other; None: they are classes.
+
+    Raises:
+        ConfigError: it is no number of outputs.
+    """
+    called = loss.func if isinstance(loss, functools.partial) else loss
+    size = getattr(called, "embedding_size", None)
+    if size is not None and (not isinstance(size, int) or size < 1):
+        raise ConfigError(f"loss.custom: embedding_size must be a whole number >= 1, got {size!r}")
     return size
 
 

@@ -25,8 +25,13 @@ class TripletLoss(nn.Module):
             t2: a pair whose d_pos^2 is below this is near enough.
             beta: weight of the pairs.
             embedding_size: outputs of the network; a whole number.
+
+        Raises:
+            ValueError: embedding_size is none.
         """
         super().__init__()
+        if embedding_size < 1 or embedding_size != int(embedding_size):
+            raise ValueError(f"embedding_size must be a whole number >= 1, got {embedding_size!r}")
         self.t1, self.t2, self.beta = t1, t2, beta
         self.embedding_size = int(embedding_size)
 
