@@ -23,7 +23,18 @@ from tests.builders import (
     make_training,
     without_timing,
 )
+from tests.classifiers import (
+    SIDE_PX,
+    make_classification_task,
+    make_classifier_config,
+    make_context,
+)
+from trainjobs.classifier.evaluator import ClassEvaluator
+from trainjobs.classifier.inference import Normalization, class_outputs
+from trainjobs.classifier.models import build_classifier
+from trainjobs.data.mixture import prepare_datasets
 from trainjobs.distributed import (
+    DDP_OPTIONS,
     all_reduce_max,
     all_reduce_sum,
     broadcast_object,
@@ -32,6 +43,8 @@ from trainjobs.distributed import (
     is_distributed,
 )
 from trainjobs.loop import fit
+from trainjobs.optim.batch_norm import record_batch_norm
+from trainjobs.training import build_training
 
 LONGEST_WAIT = timedelta(seconds=30)
 """For a collective: when a rank fails, the others must not wait for ever."""
@@ -112,5 +125,62 @@ def train(
         "steps": observer.steps,
         "history": without_timing(training.state.history),
         # As numpy: a tensor would travel through shared memory that this process takes with it.
+        "tensors": {k: v.numpy() for k, v in flat_tensors(training.tensors()).items()},
+    }
+
+
+def evaluate_classes(
+    rank: int, world_size: int, *, source: Path, batch_size: int
+) -> list[tuple[dict[str, float], list[list[int]] | None]]:
+    """Metrics and classes found of a new network, by its scores and by embeddings."""
+    config = make_classifier_config({"data.source": str(source)})
+    cache = source.parent / "cache"
+    torch.manual_seed(0)
+    model = build_classifier(config, 10)
+    record_batch_norm(model)
+    normalize = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), CPU)
+    evaluator = ClassEvaluator(
+        prepare_datasets(config.data, cache, seed=0).open("val"),
+        image_size=SIDE_PX,
+        batch_size=batch_size,
+        context=make_context(cache, rank=rank, world_size=world_size),
+    )
+    found = []
+    for embeds in (False, True):
+        forward = partial(class_outputs, model.eval(), normalize)
+        evaluation = evaluator.evaluate(forward, embeds=embeds)
+        answers = evaluation.answers
+        found.append((evaluation.metrics, answers.classes.tolist() if answers else None))
+    return found
+
+
+def train_classifier(
+    rank: int,
+    world_size: int,
+    *,
+    source: Path,
+    checkpoint: Path,
+    changes: Mapping[str, object],
+    stop_after: int | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Train the classifier of `make_classification_task`; rank 0 saves what is stopped."""
+    task = make_classification_task(source, changes, rank=rank, world_size=world_size)
+    training = build_training(
+        task.config,
+        task,
+        rank=rank,
+        world_size=world_size,
+        device=CPU,
+        checkpoints=[checkpoint] if resume else [],
+        prepare_model=lambda network: (
+            DistributedDataParallel(network, **DDP_OPTIONS) if world_size > 1 else network
+        ),
+    )
+    writer = Recorder(stop_after=stop_after, checkpoint=checkpoint)
+    outcome = fit(training, writer if rank == 0 else Recorder(), CPU)
+    return {
+        "outcome": outcome,
+        "history": without_timing(training.state.history),
         "tensors": {k: v.numpy() for k, v in flat_tensors(training.tensors()).items()},
     }

@@ -49,10 +49,11 @@ def batch_statistics(model: nn.Module) -> Iterator[None]:
     That is what a network does that was not set to evaluation.
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    before = [(norm.training, norm.track_running_stats) for norm in norms]
     for norm in norms:
         norm.training, norm.track_running_stats = True, False
     try:
         yield
     finally:
-        for norm in norms:
-            norm.training, norm.track_running_stats = False, True
+        for norm, modes in zip(norms, before, strict=True):
+            norm.training, norm.track_running_stats = modes
