@@ -76,6 +76,8 @@ class ClassificationTask:
         self.val: Split = data.open("val")
         self.last: ClassEvaluation | None = None
         self._loss = build_loss(config.loss)
+        if isinstance(self._loss, nn.Module):
+            self._loss.to(context.device)  # it may have constants, such as weights of classes
         self._embeds = embedding_size(self._loss) is not None
         # Embeddings have no classes of their own that could be counted in training.
         self.figure_names = () if self._embeds else ("top1",)
