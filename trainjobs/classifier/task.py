@@ -104,8 +104,8 @@ class ClassificationTask:
     def training_batches(self, batches: Iterable[list[SampleRef]]) -> Iterable[Batch]:
         """Augmented images by (epoch, position, image), each with its class."""
         config = self.config
-        decoded = self._decoded(self.train, "train")
-        if decoded is not None and not _not_decoded(config.augment):
+        decoded = None if _not_decoded(config.augment) else self._decoded(self.train, "train")
+        if decoded is not None:
             return DecodedBatches(decoded, batches, config.augment, seed=config.seed)
         if config.augment.alternate_flip:
             raise ConfigError(
