@@ -140,7 +140,9 @@ class ClassificationTask:
             nothing = outputs.sum() * 0
             return Loss(nothing, nothing.detach().new_zeros(1 + len(self.figure_names)))
         classes = targets[:, 1].long()  # rows are in the order of the images
-        loss = self._loss(outputs.float(), classes)
+        # In the outputs' own precision a loss that multiplies matrices would lose small distances.
+        with torch.autocast(outputs.device.type, enabled=False):
+            loss = self._loss(outputs.float(), classes)
         figures = [loss.detach()]
         if not self._embeds:
             figures.append((outputs.argmax(dim=1) == classes).float().mean())
