@@ -25,6 +25,7 @@ NEEDED = {
     "matplotlib": "matplotlib",
     "rich": "rich",
     "optuna": "optuna",
+    "tensorboardX": "tensorboardX",
 }
 """Module -> what brings it, as pyproject.toml names it. A command and a trial need them all."""
 NEEDED_BY_RANKS = {
