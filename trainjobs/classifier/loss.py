@@ -34,6 +34,12 @@ def build_loss(config: LossConfig) -> ClassLoss:
     if config.label_smoothing:
         raise ConfigError("loss.label_smoothing: has no effect on loss.custom; set it to 0")
     found = import_callable(config.custom)
+    with torch.device("cpu"):  # networks are built on others too, to look at their shapes
+        return _custom_loss(found, config)
+
+
+def _custom_loss(found: Callable[..., Any], config: LossConfig) -> ClassLoss:
+    assert config.custom is not None
     loss: ClassLoss
     try:
         if inspect.isclass(found):

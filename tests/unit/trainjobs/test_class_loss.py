@@ -135,6 +135,12 @@ def test_a_module_that_does_not_import_is_an_error_that_names_it(
         build_loss(LossConfig(custom="users_broken_losses:loss"))
 
 
+def test_a_loss_is_tried_out_on_numbers_where_a_network_is_built_without_any() -> None:
+    with torch.device("meta"):
+        loss = build_loss(LossConfig(custom=TRIPLET))
+    assert embedding_size(loss) == 64
+
+
 def test_settings_of_the_other_kind_of_loss_are_errors() -> None:
     with pytest.raises(ConfigError, match=r"loss\.options"):
         loss_of(None, factor=2.0)
