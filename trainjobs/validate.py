@@ -3,6 +3,7 @@
 In this process, on its GPU if it has one; neither Ray nor MLflow take part.
 """
 
+import functools
 import json
 import logging
 import os
@@ -19,8 +20,11 @@ from cluster.places import dataset_cache
 from trainjobs.command_line import read_arguments
 from trainjobs.config import DataConfig, EvalConfig
 from trainjobs.locate import new_run_name
+from trainjobs.ranges import check_range
 
 if TYPE_CHECKING:
+    import torch
+
     from trainjobs.data.prepare import Prepared
     from trainjobs.jobs import Job
     from trainjobs.measurement import Measured, Measurement
@@ -95,7 +99,6 @@ def read(args: Sequence[str], settings: EvalConfig | None = None) -> Validate:
         args,
         default=Validate(weights=tyro.MISSING, eval=settings or EvalConfig()),
         prog="python -m trainjobs.validate",
-        config=(tyro.conf.FlagCreatePairsOff,),
     )
 
 
@@ -115,6 +118,8 @@ def validate(options: Validate, weights: "WeightsFile") -> Path:
     from trainjobs.jobs import JOBS  # noqa: PLC0415
     from trainjobs.measurement import Measurement, match_classes  # noqa: PLC0415
 
+    image_size = weights.image_size if options.image_size is None else options.image_size
+    check_range("image_size", image_size, 32)
     job = JOBS.get(weights.job)
     if job is None:
         raise CheckpointError(
@@ -127,7 +132,7 @@ def validate(options: Validate, weights: "WeightsFile") -> Path:
         weights=weights,
         split=split,
         class_ids=match_classes(weights, split.names, options.data or data.location),
-        image_size=options.image_size or weights.image_size,
+        image_size=image_size,
         batch_size=weights.batch_size,
         settings=options.eval,
         context=only_rank(options.loader_workers),
@@ -179,6 +184,18 @@ def empty_folder(name: str) -> Path:
     return folder
 
 
+class MovedBatches:
+    """A loader whose batches are moved to a device; it may be iterated again."""
+
+    def __init__(self, device: "torch.device", loader: "Iterable[Batch]") -> None:
+        self._device, self._loader = device, loader
+
+    def __iter__(self) -> "Iterator[Batch]":
+        """Yield the batches."""
+        for batch in self._loader:
+            yield {name: part.to(self._device, non_blocking=True) for name, part in batch.items()}
+
+
 def only_rank(loader_workers: int | str) -> "RankContext":
     """What the one rank of this process is told."""
     import torch  # noqa: PLC0415
@@ -187,11 +204,6 @@ def only_rank(loader_workers: int | str) -> "RankContext":
     from trainjobs.task import RankContext  # noqa: PLC0415
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def prepare(loader: "Iterable[Batch]") -> "Iterator[Batch]":
-        for batch in loader:
-            yield {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-
     return RankContext(
         rank=0,
         world_size=1,
@@ -200,7 +212,7 @@ def only_rank(loader_workers: int | str) -> "RankContext":
         loader_workers=resolve_loader_workers(
             loader_workers, node_cpus=os.cpu_count() or 1, ranks_on_node=1, batch_size=2
         ),
-        prepare_loader=prepare,
+        prepare_loader=functools.partial(MovedBatches, device),
         cache=Path(dataset_cache()).expanduser(),
     )
 

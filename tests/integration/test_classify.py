@@ -15,6 +15,7 @@ from trainjobs.config import DataConfig, TrainConfig
 from trainjobs.data.shapes import generate_shapes
 from trainjobs.launch import launch
 from trainjobs.run_folder import RunResult
+from trainjobs.validate import main as validate
 from tuning.config import SearchConfig
 from tuning.launch import launch_sweep
 from tuning.settings import SweepSettings
@@ -75,6 +76,15 @@ def test_two_workers_train_as_one_does(two_workers: RunResult, storage: Path) ->
         assert float(one["train_loss"]) == pytest.approx(
             float(two["train_loss"]), rel=SAME_CURVE_TOLERANCE
         )
+
+
+def test_validate_gives_the_figures_that_training_reported(
+    two_workers: RunResult, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINJOBS_CACHE", str(cache))
+    output = tmp_path / "out"
+    assert validate(["--weights", two_workers.weights["best"], "--output", str(output)]) == 0
+    assert json.loads((output / "result.json").read_text())["metrics"] == two_workers.metrics
 
 
 def test_the_images_are_decoded_once_for_both_ranks(two_workers: RunResult, cache: Path) -> None:

@@ -15,6 +15,7 @@ from cluster.session import Session
 from trainjobs.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from trainjobs.launch import launch
 from trainjobs.run_folder import RunResult
+from trainjobs.validate import main as validate
 
 pytestmark = [
     pytest.mark.integration,
@@ -70,6 +71,17 @@ def test_two_workers_train_and_leave_a_complete_run_folder(
     assert len(read_metrics(storage, "two")) == 2
     for name in ("config.yaml", "train.log", "quarantine.csv", "plots/history.png"):
         assert (folder / name).stat().st_size > 0, name
+
+
+def test_validate_gives_the_figures_that_training_reported(
+    two_workers: RunResult, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINJOBS_CACHE", str(cache))
+    output = tmp_path / "out"
+    assert validate(["--weights", two_workers.weights["best"], "--output", str(output)]) == 0
+    result = json.loads((output / "result.json").read_text())
+    assert result["metrics"] == two_workers.metrics
+    assert result["metrics_yolov5"] == two_workers.metrics_yolov5
 
 
 def test_weights_have_no_wrapper_prefix_and_say_what_they_are(two_workers: RunResult) -> None:
