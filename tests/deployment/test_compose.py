@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.compose import COMPOSE, DOCKERFILE, REPOSITORY, image_environment, in_order, read_compose
 
@@ -171,4 +172,4 @@ def test_the_constraints_fit_the_project_and_name_no_host() -> None:
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     for text in (*project()["project"]["dependencies"], *project()["dependency-groups"]["server"]):
         requirement = Requirement(text)
-        assert requirement.specifier.contains(pins[requirement.name]), text
+        assert requirement.specifier.contains(pins[canonicalize_name(requirement.name)]), text
