@@ -32,8 +32,7 @@ def draw_classification(answers: Answers, split: Split, folder: Path) -> None:
         DatasetError: an image of the split cannot be read.
     """
     matrix = count_confusions(answers, len(split.names))
-    labels = [_short(name) for name in split.names]
-    draw_confusion(matrix, labels, folder / "confusion.png", title="classes found, best guess")
+    draw_confusion(matrix, split.names, folder / "confusion.png", title="classes found, best guess")
     plot_class_accuracy(matrix, split.names, folder / "class_accuracy.png")
     rows = surest_mistakes(answers, NUM_MISTAKES)
     if len(rows):

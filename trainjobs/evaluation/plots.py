@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from trainjobs.data.shards import Split
 from trainjobs.evaluation.confusion import confusion_matrix
 from trainjobs.evaluation.evaluate import Evaluation
-from trainjobs.evaluation.plot_style import DPI, FAINT, INK, class_color, plain_axes
+from trainjobs.evaluation.plot_style import DPI, FAINT, INK, class_color, plain_axes, plain_text
 from trainjobs.evaluation.samples import plot_samples
 from trainjobs.evaluation.yolov5_map import CONFIDENCES, RECALLS, Yolov5Metrics
 
 MAX_NAMED_CLASSES = 12  # with more, a legend hides the curves
+MAX_LABELED_CLASSES = 120  # with more, labels lie on each other
+MAX_LABEL = 24  # characters
 MAX_COUNTED_CLASSES = 25  # with more, numbers in the cells cannot be read
 NUM_SAMPLES = 8
 BOOKKEEPING = ("epoch", "optimizer_steps", "images_seen", "lr", "images_per_second", "epoch_s")
@@ -154,9 +156,12 @@ def draw_confusion(
     axes = figure.add_subplot()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     size = float(np.clip(220 / len(labels), 5, 11))
-    ticks = range(len(labels))
-    axes.set_xticks(ticks, labels, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
-    axes.set_yticks(ticks, labels, fontsize=size)
+    shown = [plain_text(label, MAX_LABEL) for label in labels]
+    if len(shown) > MAX_LABELED_CLASSES:
+        shown = []
+    ticks = range(len(shown))
+    axes.set_xticks(ticks, shown, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+    axes.set_yticks(ticks, shown, fontsize=size)
     axes.set_xlabel("true")
     axes.set_ylabel("predicted")
     axes.set_title(title)

@@ -105,3 +105,17 @@ def test_samples_of_any_size_are_drawn_off_the_main_thread(tmp_path: Path) -> No
     assert width > height
     picture = np.asarray(cv2.imread(str(path))).astype(int)
     assert (np.ptp(picture, axis=2) > 100).sum() > 500  # colored boxes on the gray images
+
+
+@pytest.mark.parametrize("names", [["$x", "a_$^"], ["\u732b", "x" * 300]])
+def test_class_names_are_drawn_as_they_are_read_not_as_formulas(
+    names: list[str], tmp_path: Path
+) -> None:
+    plot_confusion(np.eye(3, dtype=np.int64), names, tmp_path / "confusion.png")
+    assert image_size(tmp_path / "confusion.png") > (100, 100)
+
+
+def test_too_many_classes_to_label_are_drawn_without_labels(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(300)]
+    plot_confusion(np.eye(301, dtype=np.int64), names, tmp_path / "confusion.png")
+    assert image_size(tmp_path / "confusion.png") > (100, 100)
