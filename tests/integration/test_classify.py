@@ -10,6 +10,7 @@ import pytest
 from cluster.config import ResourceRequest
 from cluster.errors import DatasetError
 from cluster.session import Session
+from tests.logging_state import logging_as_it_was
 from trainjobs.classify import DEMO
 from trainjobs.config import DataConfig, TrainConfig
 from trainjobs.data.shapes import generate_shapes
@@ -83,7 +84,8 @@ def test_validate_gives_the_figures_that_training_reported(
 ) -> None:
     monkeypatch.setenv("TRAINJOBS_CACHE", str(cache))
     output = tmp_path / "out"
-    assert validate(["--weights", two_workers.weights["best"], "--output", str(output)]) == 0
+    with logging_as_it_was():
+        assert validate(["--weights", two_workers.weights["best"], "--output", str(output)]) == 0
     assert json.loads((output / "result.json").read_text())["metrics"] == two_workers.metrics
 
 

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from cluster.config import ResourceRequest
 from cluster.errors import DatasetError, RunError
 from cluster.session import Session
+from tests.logging_state import logging_as_it_was
 from trainjobs.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
 from trainjobs.launch import launch
 from trainjobs.run_folder import RunResult
@@ -78,7 +79,8 @@ def test_validate_gives_the_figures_that_training_reported(
 ) -> None:
     monkeypatch.setenv("TRAINJOBS_CACHE", str(cache))
     output = tmp_path / "out"
-    assert validate(["--weights", two_workers.weights["best"], "--output", str(output)]) == 0
+    with logging_as_it_was():
+        assert validate(["--weights", two_workers.weights["best"], "--output", str(output)]) == 0
     result = json.loads((output / "result.json").read_text())
     assert result["metrics"] == two_workers.metrics
     assert result["metrics_yolov5"] == two_workers.metrics_yolov5

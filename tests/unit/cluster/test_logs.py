@@ -8,13 +8,13 @@ import pytest
 
 from cluster.errors import ConfigError, StorageError
 from cluster.logs import (
-    OWN_LOGGERS,
     ConsoleHandler,
     configure_logging,
     configure_rank_logging,
     write_log_to,
 )
 from cluster.storage import RunPaths
+from tests.logging_state import logging_as_it_was
 
 LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d INFO \S+ driver \| epoch 1\n"
 own = logging.getLogger("trainjobs.test")
@@ -22,14 +22,8 @@ own = logging.getLogger("trainjobs.test")
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
-    loggers = [logging.getLogger(name) for name in ("", *OWN_LOGGERS)]
-    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
-    yield
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
-    logging.captureWarnings(False)
-    ConsoleHandler.draw_with(None)
+    with logging_as_it_was():
+        yield
 
 
 def test_a_line_names_time_level_host_and_process(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ import torch
 from cluster.errors import CheckpointError, ServiceError
 from tests.builders import make_config
 from tests.classifiers import make_classification_task, make_context, write_thumbnails
+from tests.logging_state import logging_as_it_was
 from trainjobs.checkpoint import encode_weights
 from trainjobs.data.prepare import prepare_dataset
 from trainjobs.data.shapes import generate_shapes
@@ -54,7 +55,8 @@ def save_weights(task: Task, path: Path) -> Mapping[str, float]:
 
 def measured(*argv: str, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     """result.json of the command, whose last line says where it is."""
-    assert main(argv) == 0
+    with logging_as_it_was():
+        assert main(argv) == 0
     file = Path(capsys.readouterr().out.splitlines()[-1])
     result: dict[str, Any] = json.loads(file.read_text())
     return result
@@ -137,7 +139,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     for split in ("train", "val"):
         (others / split / "star").rename(others / split / "comet")
     save_weights(make_classification_task(folder), tmp_path / "w.safetensors")
-    assert main(argv) == 2
+    with logging_as_it_was():
+        assert main(argv) == 2
     captured = capsys.readouterr()
     assert captured.err.count("error: ") == 1 and said in captured.err
     assert "Traceback" not in captured.err
