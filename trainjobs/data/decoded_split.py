@@ -16,13 +16,13 @@ from torch import Tensor
 
 from trainjobs.data.augment import execute
 from trainjobs.data.cached_folder import locked, make_whole
+from trainjobs.data.images import decoding_threads
 from trainjobs.data.joined import TrainingSplit
 from trainjobs.data.sample_plan import plan_letterbox
 
 VERSION = 1
 """Changes with whatever changes the pixels; part of the name under which they are cached."""
 IMAGES, CLASSES = "images.npy", "classes.npy"
-DECODING_THREADS = 8
 IMAGES_AT_ONCE = 256
 """That a thread decodes before it asks for more."""
 
@@ -79,7 +79,9 @@ def _decode(split: TrainingSplit, image_size: int, folder: Path) -> None:
             classes[index] = split.label(index)
 
     starts = range(0, len(split), IMAGES_AT_ONCE)
-    with ThreadPoolExecutor(DECODING_THREADS) as pool:
+    some = range(min(IMAGES_AT_ONCE, len(split)))
+    threads = decoding_threads(len(split.encoded(index)) for index in some)
+    with ThreadPoolExecutor(threads) as pool:
         parts = (range(start, min(start + IMAGES_AT_ONCE, len(split))) for start in starts)
         for _ in pool.map(decode, parts):
             pass  # raises what a thread raised

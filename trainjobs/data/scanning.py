@@ -4,7 +4,6 @@ Nothing of the user's is written. An image that cannot be used is left out and l
 contradict the class names stop the run.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from pathlib import Path
 from cluster.errors import DatasetError
 from trainjobs.data.files import is_utf8, relative_name
 from trainjobs.data.formats import FORMATS
-from trainjobs.data.images import read_size
+from trainjobs.data.images import decoding_threads, read_size
 from trainjobs.data.labels import BadLabelsError, LabeledSplit, SplitFiles
 from trainjobs.data.schema import ImageRecord
 from trainjobs.data.sources import DatasetSpec, split_files
@@ -21,8 +20,6 @@ from trainjobs.data.stored import BadImageError, StoredImage
 
 MIN_SIDE_PX = 10
 """Smaller images are left out, as YOLOv5 does."""
-
-MAX_SCAN_THREADS = 16  # decoding is bound by CPUs, and reading over a network by its latency
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +70,7 @@ class OpenSplit:
         def scan(image: StoredImage) -> tuple[ImageRecord | None, list[QuarantineRow]]:
             return _scan_image(image, self.labeled, self.spec.root)
 
-        threads = min(2 * (os.cpu_count() or 1), MAX_SCAN_THREADS)
+        threads = decoding_threads(image.num_bytes for image in images)
         with ThreadPoolExecutor(threads) as pool:
             try:
                 results = list(pool.map(scan, images))

@@ -2,17 +2,16 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cluster.errors import DatasetError
-from trainjobs.data.images import RgbImage, decode_image
+from trainjobs.data.images import RgbImage, decode_image, decoding_threads
 from trainjobs.data.index import ShardEntry
 from trainjobs.data.prepare import PREPARED_SPLITS, Prepared
-from trainjobs.data.scanning import MAX_SCAN_THREADS, QuarantineRow, open_split
+from trainjobs.data.scanning import QuarantineRow, open_split
 from trainjobs.data.schema import ImageRecord
 from trainjobs.data.shards import Shard, Split
 from trainjobs.data.sources import DatasetSpec, log_notes
@@ -76,7 +75,7 @@ def _read_split(spec: DatasetSpec, split: str, found: ReadDataset) -> None:
         image = scanned.images[index]
         return decode_image(fetch(image), image.name(spec.root))
 
-    with ThreadPoolExecutor(min(2 * (os.cpu_count() or 1), MAX_SCAN_THREADS)) as pool:
+    with ThreadPoolExecutor(decoding_threads(image.num_bytes for image in scanned.images)) as pool:
         digests = list(pool.map(digest, scanned.images))
     found.contents[split] = SplitContent(
         records=scanned.records,

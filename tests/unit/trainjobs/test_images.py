@@ -6,7 +6,7 @@ import pytest
 
 from cluster.errors import DatasetError
 from tests.labeled_images import with_exif
-from trainjobs.data.images import decode_image, read_size
+from trainjobs.data.images import THUMBNAIL_BYTES, decode_image, decoding_threads, read_size
 from trainjobs.data.stored import BadImageError, StoredImage, fetch_file
 
 
@@ -101,3 +101,9 @@ def test_read_size_is_the_size_of_the_decoded_image(
     if suffix == ".jpg":
         data = with_exif(data, orientation)
     assert read_size(data, "image") == decode_image(data, "image").shape[:2]
+
+
+def test_thumbnails_are_decoded_on_one_thread_and_all_else_on_several() -> None:
+    assert decoding_threads([THUMBNAIL_BYTES - 1, None]) == 1
+    for sizes in ([THUMBNAIL_BYTES], [None], []):
+        assert decoding_threads(sizes) > 1
