@@ -79,8 +79,8 @@ def ciou(pred_xyxy: Tensor, true_xyxy: Tensor) -> Tensor:
     pred_size, true_size = pred_high - pred_low, true_high - true_low
 
     overlap_size = torch.minimum(pred_high, true_high) - torch.maximum(pred_low, true_low)
-    overlap = overlap_size.clamp(min=0).prod(dim=1)
-    union = pred_size.prod(dim=1) + true_size.prod(dim=1) - overlap + _EPS
+    overlap = _product(overlap_size.clamp(min=0))
+    union = _product(pred_size) + _product(true_size) - overlap + _EPS
     iou = overlap / union
 
     hull_size = torch.maximum(pred_high, true_high) - torch.minimum(pred_low, true_low)
@@ -95,3 +95,8 @@ def ciou(pred_xyxy: Tensor, true_xyxy: Tensor) -> Tensor:
     with torch.no_grad():
         alpha = shape_term / (shape_term - iou + (1 + _EPS))
     return iou - (distance_squared / diagonal_squared + shape_term * alpha)
+
+
+def _product(sizes: Tensor) -> Tensor:
+    """Areas (N,) of widths and heights (N, 2); the gradient of `prod` looks for zeros on the host."""
+    return sizes[:, 0] * sizes[:, 1]

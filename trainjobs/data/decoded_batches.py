@@ -102,7 +102,9 @@ class DecodedBatches:
             crops = plan_crops(refs, self._augment, image_size=size, seed=self._seed)
             images = np.array([ref.image for ref in refs])
             rows = [images, crops.down, crops.right, crops.flip, crops.hole_top, crops.hole_left]
-            table = torch.from_numpy(np.stack(rows)).to(device, non_blocking=True)
+            table = torch.from_numpy(np.stack(rows))
+            if device.type == "cuda":  # or the copy would wait for the step before
+                table = table.pin_memory().to(device, non_blocking=True)
             yield {
                 "images": cut_images(
                     self._decoded.images, table, has_holes=self._augment.cutout > 0

@@ -268,6 +268,9 @@ class Orders:
 
     def images(self, epoch: int, positions: Iterable[int]) -> list[int]:
         """The images at these positions of an epoch's order."""
+        if isinstance(positions, range) and len(positions) >= BLOCK:  # once, for a whole batch
+            found: list[int] = self._epoch(epoch).images(np.array(positions)).tolist()
+            return found
         return [self._block(epoch, at // BLOCK)[at % BLOCK] for at in positions]
 
     def near(self, epoch: int, position: int, window: int) -> Sequence[int]:
