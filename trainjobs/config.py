@@ -164,6 +164,10 @@ class TrainConfig:
             check_range("max_steps", self.max_steps, 1)
         check_range("batch_size_per_worker", self.batch_size_per_worker, 1)
         check_range("seed", self.seed, 0, 2**32 - 1)
+        if self.optim.cuda_graph and (self.data.rect or self.data.multi_scale):
+            raise ConfigError(
+                "optim.cuda_graph replays images of one size; not with data.rect or data.multi_scale"
+            )
         if self.run_name is not None and not RUN_NAME.fullmatch(self.run_name):
             raise ConfigError(
                 f"run_name must be letters, digits, '.', '_' and '-', not beginning with '.', "

@@ -4,7 +4,6 @@ One optimizer step is described in docs/recipe.md: micro-batches are the unit of
 in turn, gradients and BatchNorm statistics are combined over all of a step's micro-batches.
 """
 
-import logging
 import time
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -13,10 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from cluster.errors import TrainingError
 from trainjobs.checkpoint import TrainState
 from trainjobs.data.loader import TrainingLoader
-from trainjobs.distributed import all_reduce_max, all_reduce_sum, gradient_sync, unwrapped
+from trainjobs.distributed import all_reduce_sum, gradient_sync, unwrapped
 from trainjobs.optim.batch_norm import StepStatistics
 from trainjobs.optim.ema import ModelEma
 from trainjobs.optim.optimizer import apply_settings, clip_gradients, lr_in_force
@@ -24,11 +22,7 @@ from trainjobs.optim.precision import Precision
 from trainjobs.optim.schedule import Schedule
 from trainjobs.step_plan import Step, StepPlan
 from trainjobs.task import Loss, Metrics, Task
-
-logger = logging.getLogger(__name__)
-
-MAX_SKIPPED_IN_A_ROW = 20
-"""Non-finite steps in a row that end a run. A GradScaler's start takes at most 16: 65,536 halved to 1."""
+from trainjobs.verdicts import Verdicts
 
 Outcome = Literal["finished", "stopped", "interrupted"]
 
@@ -58,6 +52,10 @@ class Training:
     def has_taken_all_steps(self) -> bool:
         """Whether it trained for as many steps as it was allowed to."""
         return self.max_steps is not None and self.state.updates >= self.max_steps
+
+    def may_have_taken_all_steps(self) -> bool:
+        """The same if the last step, whose verdict is open, was taken."""
+        return self.max_steps is not None and self.state.updates + 1 >= self.max_steps
 
     def tensors(self) -> dict[str, Any]:
         """What a checkpoint holds besides the state."""
@@ -135,7 +133,9 @@ def train_one_epoch(training: Training, observer: Observer, losses: LossSums) ->
     it, or that were all the steps."""
     model, plan, state = training.model, training.plan, training.state
     started = time.perf_counter()
+    verdicts = Verdicts(state, losses.sums.device)
     for step in plan.steps(state.epoch, start=state.step):
+        verdicts.before_step(stop=observer.stop_requested())
         apply_settings(training.optimizer, training.schedule.at(step))
         for micro in training.loader.mine(step):
             with gradient_sync(model, enabled=micro.is_my_last):
@@ -145,55 +145,34 @@ def train_one_epoch(training: Training, observer: Observer, losses: LossSums) ->
                 training.precision.backward(loss.total * weight)
             training.batch_norm.add(micro.num_images)
             losses.add(loss, micro.num_images)
-        stop = take_step(training, step, stop=observer.stop_requested())
+        stop = verdicts.after_step(step, take_step(training, step))
         state.step = step.index + 1
+        if stop or training.may_have_taken_all_steps():
+            verdicts.settle()
         now = time.perf_counter()
         state.epoch_s, started = state.epoch_s + now - started, now
         observer.step_done(training, step, losses)
         if stop or training.has_taken_all_steps():
             return False
+    verdicts.settle()
+    state.epoch_s += time.perf_counter() - started
     return True
 
 
-def take_step(training: Training, step: Step, *, stop: bool) -> bool:
+def take_step(training: Training, step: Step) -> Tensor:
     """Update weights, BatchNorm and EMA from the step's gradients, unless these are not finite.
 
     Returns:
-        Whether any rank wants to `stop`: ranks must agree, or some would wait for ever.
-
-    Raises:
-        TrainingError: too many steps in a row were not finite.
+        Whether they were: a scalar on the device, equal on all ranks as gradients are.
     """
-    state = training.state
     training.precision.unscale(training.optimizer)
     norm = clip_gradients(training.model.parameters(), training.max_grad_norm)
-    skip, stop = agree(~norm.isfinite(), torch.full_like(norm, stop, dtype=torch.bool))
-    training.precision.step(training.optimizer, finite=not skip)
+    finite = norm.isfinite()
+    training.precision.step(training.optimizer, finite)
     training.optimizer.zero_grad(set_to_none=True)
-    if skip:
-        training.batch_norm.discard()
-        state.skipped_in_a_row += 1
-        logger.warning(
-            "epoch %d, step %d: gradients are not finite; the step is skipped (%d in a row)",
-            step.epoch + 1, step.index + 1, state.skipped_in_a_row,
-        )  # fmt: skip
-        if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            raise TrainingError(
-                f"{state.skipped_in_a_row} steps in a row had gradients that are not finite "
-                f"(epoch {step.epoch + 1}): lower optim.lr, or set optim.precision to fp32"
-            )
-        return stop
-    state.skipped_in_a_row = 0
-    state.updates += 1
-    training.batch_norm.commit(len(step.sizes))
-    training.ema.update(state.updates)
-    return stop
-
-
-def agree(*flags: Tensor) -> tuple[bool, ...]:
-    """Each flag, true if it is true on any rank."""
-    together = all_reduce_max(torch.stack(flags).to(torch.uint8))
-    return tuple(bool(flag) for flag in together.tolist())
+    training.batch_norm.commit(len(step.sizes), finite)
+    training.ema.update(finite)
+    return finite
 
 
 def epoch_row(training: Training, losses: LossSums, metrics: Metrics) -> dict[str, float]:

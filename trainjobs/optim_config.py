@@ -81,6 +81,9 @@ class OptimConfig:
     precision: Precision = "auto"
     """Arithmetic of forward and backward. `auto`: bf16 on GPUs that have it, fp16 with a gradient
     scaler on older GPUs, fp32 on CPUs."""
+    cuda_graph: bool = False
+    """On GPUs, record forward and backward of a full micro-batch once and replay them. For networks
+    and micro-batches so small that the GPU waits for the host; takes more of its memory."""
 
     def __post_init__(self) -> None:
         for name in ("lr", "warmup_bias_lr", "weight_decay", "warmup_epochs", "max_grad_norm"):

@@ -14,6 +14,7 @@ from torch import nn
 from cluster.errors import CheckpointError
 from trainjobs.checkpoint import TrainState, load_checkpoint
 from trainjobs.config import TrainConfig
+from trainjobs.cuda_graph import replay_forwards
 from trainjobs.data.loader import TrainingLoader
 from trainjobs.data.sampler import RankSampler
 from trainjobs.distributed import unwrapped
@@ -56,16 +57,20 @@ def build_training(
     network = task.build_model()
     freeze_parts(network, config.model.freeze)
     record_batch_norm(network)
+    network.to(device)
+    ema = ModelEma(network, decay=optim.ema_decay, warmup_steps=optim.ema_warmup_steps)
+    precision = Precision(optim.precision, device)
+    if optim.cuda_graph and device.type == "cuda":
+        full, side = next(plan.steps(config.epochs - 1)).sizes[0], config.data.image_size
+        replay_forwards(network, (full, 3, side, side), precision)
     model = prepare_model(network)
     inner = unwrapped(model)
-    ema = ModelEma(inner, decay=optim.ema_decay, warmup_steps=optim.ema_warmup_steps)
     optimizer = build_optimizer(inner, optim, plan.images_per_step)
-    precision = Precision(optim.precision, device)
     state = TrainState()
     if found := newest_whole(checkpoints, device):
         state, tensors = found
         inner.load_state_dict(tensors["model"])
-        ema.model.load_state_dict(tensors["ema"])
+        ema.resume(tensors["ema"], state.updates)
         load_moments(optimizer, tensors["optimizer"])
         precision.scaler.load_state_dict(tensors["scaler"])
         logger.info("continuing after epoch %d, step %d", state.epoch, state.step)

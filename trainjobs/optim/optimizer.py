@@ -34,6 +34,8 @@ def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
 def build_optimizer(model: nn.Module, config: OptimConfig, images_per_step: int) -> Optimizer:
     """SGD, Adam or AdamW; weight decay on weights only. A group is a role and a factor on its lr.
 
+    They are fused: a step is skipped on the device, where gradients are found not to be finite.
+
     Raises:
         ConfigError: `lr_factors` names a part that the model does not have.
     """
@@ -50,9 +52,25 @@ def build_optimizer(model: nn.Module, config: OptimConfig, images_per_step: int)
             group["weight_decay"] = decay if role == "weight" else 0.0
     if config.name == "sgd":
         nesterov = config.nesterov and config.momentum > 0
-        return SGD(groups.values(), lr=config.lr, momentum=config.momentum, nesterov=nesterov)
+        optimizer = SGD(
+            groups.values(), lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True
+        )
+        _start_momentum(optimizer)
+        return optimizer
     kind = Adam if config.name == "adam" else AdamW
-    return kind(groups.values(), lr=config.lr, betas=(config.momentum, 0.999))
+    return kind(groups.values(), lr=config.lr, betas=(config.momentum, 0.999), fused=True)
+
+
+def _start_momentum(optimizer: SGD) -> None:
+    """Give every parameter that has none a momentum of 0.
+
+    SGD's own start would be its first gradients, but if its first step is skipped, the fused kernel
+    leaves whatever was in that memory.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if "momentum_buffer" not in optimizer.state[parameter]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def load_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
@@ -81,6 +99,8 @@ def load_moments(optimizer: Optimizer, saved: Mapping[str, Any]) -> None:
     for group in now["param_groups"]:
         group["lr"] = lrs.get(_kind(group), group["lr"])
     optimizer.load_state_dict({"state": state, "param_groups": now["param_groups"]})
+    if isinstance(optimizer, SGD):
+        _start_momentum(optimizer)
 
 
 def _names(state: Mapping[str, Any]) -> list[str]:
@@ -114,5 +134,8 @@ def lr_in_force(optimizer: Optimizer) -> float:
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scale gradients down to `max_norm` (0: leave them) and return their norm before that."""
-    limit = max_norm if max_norm > 0 else float("inf")
-    return torch.nn.utils.clip_grad_norm_(parameters, limit)
+    trained = [parameter for parameter in parameters if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    if max_norm > 0:
+        torch.nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
+    return norm

@@ -35,11 +35,11 @@ class Precision:
         self.name, self.device = resolve_precision(name, device), device
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.name == "fp16")
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Context for a forward and its loss."""
+    def autocast(self, *, cache: bool = True) -> AbstractContextManager[Any]:
+        """Context for a forward and its loss; `cache`: a weight is cast once for several uses."""
         if self.name == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=DTYPES[self.name])
+        return torch.autocast(self.device.type, dtype=DTYPES[self.name], cache_enabled=cache)
 
     def backward(self, loss: Tensor) -> None:
         """Backpropagate `loss`, scaled if this arithmetic needs it."""
@@ -49,8 +49,14 @@ class Precision:
         """Bring gradients back to their own size, for clipping."""
         self.scaler.unscale_(optimizer)
 
-    def step(self, optimizer: Optimizer, *, finite: bool) -> None:
-        """Take the optimizer's step if gradients are `finite`; adapt the scale either way."""
-        if finite:
-            self.scaler.step(optimizer)
+    def step(self, optimizer: Optimizer, finite: Tensor) -> None:
+        """Take the optimizer's step if gradients are `finite`; adapt the scale either way.
+
+        Args:
+            optimizer: A fused one, which looks at the flag on the device.
+            finite: Scalar bool.
+        """
+        optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]  # as GradScaler does
+        optimizer.step()
+        del optimizer.found_inf  # type: ignore[attr-defined]
         self.scaler.update()

@@ -12,6 +12,7 @@ from trainjobs.optim.batch_norm import StepBatchNorm2d, StepStatistics, record_b
 TOLERANCE = 1e-6
 MOMENTUM = 0.03
 SIZES = (5, 3, 4, 2)
+TAKEN = torch.tensor(True)
 
 
 def make_layers(*, record: bool = True) -> nn.Sequential:
@@ -50,7 +51,7 @@ def run_step(model: nn.Module, batches: list[Tensor]) -> None:
     for batch in batches:
         model(batch)
         statistics.add(len(batch))
-    statistics.commit(len(batches))
+    statistics.commit(len(batches), TAKEN)
 
 
 def test_one_micro_batch_equals_torch_in_output_and_statistics() -> None:
@@ -59,7 +60,7 @@ def test_one_micro_batch_equals_torch_in_output_and_statistics() -> None:
     statistics = StepStatistics(ours)
     torch.testing.assert_close(ours(batch), torchs(batch), rtol=0, atol=0)
     statistics.add(len(batch))
-    statistics.commit(1)
+    statistics.commit(1, TAKEN)
     assert_same_buffers(ours, torchs)
 
 
@@ -134,7 +135,7 @@ def test_statistics_do_not_depend_on_who_computed_a_micro_batch(world_size: int)
         parts.append(statistics)
     # What the all-reduce does.
     statistics.total = torch.stack([part.total for part in parts]).sum(0)
-    statistics.commit(len(batches))
+    statistics.commit(len(batches), TAKEN)
     assert_same_buffers(model, expected)
 
 
@@ -148,23 +149,24 @@ def test_a_dummy_forward_counts_nothing() -> None:
         if model is with_dummy:
             model(torch.full((2, 3, 4, 4), 9.0))
             statistics.add(0)
-        statistics.commit(1)
+        statistics.commit(1, TAKEN)
     torch.testing.assert_close(buffers(alone), buffers(with_dummy), rtol=0, atol=0)
 
 
-def test_a_discarded_step_leaves_no_trace() -> None:
+@pytest.mark.parametrize("value", [1.0, float("nan")])
+def test_a_step_that_was_not_taken_leaves_no_trace(value: float) -> None:
     model = make_layers()
     before = buffers(model)
     statistics = StepStatistics(model)
-    model(micro_batches()[0])
+    model(micro_batches()[0] * value)
     statistics.add(5)
-    statistics.discard()
-    statistics.commit(1)
+    statistics.commit(1, ~TAKEN)
+    assert statistics.total is None
     torch.testing.assert_close(buffers(model), before, rtol=0, atol=0)
 
 
 def test_a_model_without_batch_norm_needs_nothing() -> None:
     statistics = StepStatistics(nn.Linear(1, 1))
     statistics.add(3)
-    statistics.commit(1)
+    statistics.commit(1, TAKEN)
     assert statistics.total is None

@@ -10,6 +10,7 @@ from trainjobs.optim.ema import ModelEma
 
 # Two float32 roundings.
 TOLERANCE = 1e-6
+TAKEN, SKIPPED = torch.tensor(True), torch.tensor(False)
 
 
 def make_model(value: float) -> nn.Module:
@@ -29,7 +30,8 @@ def test_the_average_keeps_decay_times_one_minus_exp_of_updates(updates: int) ->
     model = make_model(0.0)
     ema = ModelEma(model, decay=0.9999, warmup_steps=2000)
     set_all(model, 1.0)
-    ema.update(updates)
+    ema.resume(ema.model.state_dict(), updates - 1)
+    ema.update(TAKEN)
     kept = 0.9999 * (1 - math.exp(-updates / 2000))
     assert ema.model[0].weight[0, 0].item() == pytest.approx(1 - kept, abs=TOLERANCE)
 
@@ -37,8 +39,9 @@ def test_the_average_keeps_decay_times_one_minus_exp_of_updates(updates: int) ->
 def test_batch_norm_statistics_are_averaged_and_counts_copied() -> None:
     model = make_model(0.0)
     ema = ModelEma(model, decay=0.5, warmup_steps=1)
+    ema.resume(ema.model.state_dict(), 999)
     set_all(model, 4.0)
-    ema.update(1000)
+    ema.update(TAKEN)
     assert ema.model[1].running_mean.item() == pytest.approx(2)
     assert ema.model[1].running_var.item() == pytest.approx(2)
     assert ema.model[1].num_batches_tracked.item() == 4
@@ -48,7 +51,7 @@ def test_a_decay_of_zero_follows_the_model_exactly() -> None:
     model = make_model(0.3)
     ema = ModelEma(model, decay=0.0, warmup_steps=2000)
     set_all(model, 0.7)
-    ema.update(1)
+    ema.update(TAKEN)
     for name, value in model.state_dict().items():
         assert torch.equal(ema.model.state_dict()[name], value)
 
@@ -62,7 +65,7 @@ def test_the_average_is_for_evaluation_and_learns_nothing() -> None:
 def test_the_model_is_not_touched() -> None:
     model = make_model(1.0)
     ema = ModelEma(model, decay=0.9, warmup_steps=1)
-    ema.update(1)
+    ema.update(TAKEN)
     assert model[0].weight.requires_grad
     assert all((tensor == 1).all() for tensor in model.state_dict().values())
 
@@ -70,7 +73,20 @@ def test_the_model_is_not_touched() -> None:
 def test_loading_states_in_place_keeps_the_pair_connected() -> None:
     model = make_model(0.0)
     ema = ModelEma(model, decay=0.5, warmup_steps=1)
+    ema.resume(ema.model.state_dict(), 999)
     model.load_state_dict(make_model(8.0).state_dict())
     ema.model.load_state_dict(make_model(4.0).state_dict())
-    ema.update(1000)
+    ema.update(TAKEN)
     assert ema.model[0].bias.item() == pytest.approx(6)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_a_step_that_was_skipped_is_no_update(decay: float) -> None:
+    model = make_model(1.0)
+    once, other = (ModelEma(model, decay=decay, warmup_steps=3) for _ in range(2))
+    other.update(SKIPPED)  # the model has not moved
+    set_all(model, 2.0)
+    for ema in (once, other):
+        ema.update(TAKEN)
+    for name, value in once.model.state_dict().items():
+        assert torch.equal(other.model.state_dict()[name], value)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW
 
 from cluster.errors import CheckpointError, ConfigError
-from tests.builders import make_plan
+from tests.builders import CPU, make_plan
 from trainjobs.config import OptimConfig
 from trainjobs.optim.optimizer import (
     apply_settings,
@@ -21,6 +21,7 @@ from trainjobs.optim.optimizer import (
     parameter_groups,
 )
 from trainjobs.optim.parts import freeze_parts
+from trainjobs.optim.precision import Precision
 from trainjobs.optim.schedule import Schedule, StepSettings
 from trainjobs.step_plan import Step
 
@@ -221,15 +222,28 @@ def test_moments_find_their_parameters_in_other_groups() -> None:
         assert {g["lr_factor"] for g in after.param_groups} == {1.0, *factors.values()}
 
 
-def test_what_is_no_longer_frozen_has_no_moments_and_the_rest_has() -> None:
+def test_what_is_no_longer_frozen_starts_at_rest_and_the_others_go_on() -> None:
     model = make_model()
     freeze_parts(model, ["0."])
     before = stepped(model, OptimConfig())
     model[0].requires_grad_(requires_grad=True)
     after = build_optimizer(model, OptimConfig(), NOMINAL)
     load_moments(after, before.state_dict())
-    assert set(moments(model, after)) == {"1.weight", "1.bias", "2.weight", "2.bias"}
-    torch.testing.assert_close(moments(model, after), moments(model, before), rtol=0, atol=0)
+    found = moments(model, after)
+    assert not found.pop("0.weight").any() and not found.pop("0.bias").any()
+    assert set(found) == {"1.weight", "1.bias", "2.weight", "2.bias"}
+    torch.testing.assert_close(found, moments(model, before), rtol=0, atol=0)
+
+
+def test_momentum_starts_at_rest_where_the_first_step_is_skipped() -> None:
+    model, other = make_model(), make_model()
+    for network, skips in ((model, 1), (other, 0)):
+        optimizer = build_optimizer(network, OptimConfig(), NOMINAL)
+        for is_skipped in [*[True] * skips, False]:
+            for number, parameter in enumerate(network.parameters()):
+                parameter.grad = torch.full_like(parameter, float("nan") if is_skipped else number)
+            Precision("fp32", CPU).step(optimizer, torch.tensor(not is_skipped))
+    torch.testing.assert_close(model.state_dict(), other.state_dict(), rtol=0, atol=0)
 
 
 def without_names(state: dict[str, Any]) -> dict[str, Any]:

@@ -39,5 +39,5 @@ def test_weights_move_only_if_gradients_are_finite(finite: bool) -> None:
     precision.backward(model(torch.ones(1, 1)).sum())
     precision.unscale(optimizer)
     assert model.weight.grad.item() == 1
-    precision.step(optimizer, finite=finite)
+    precision.step(optimizer, torch.tensor(finite))
     assert (model.weight.item() != before) == finite

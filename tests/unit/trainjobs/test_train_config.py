@@ -171,3 +171,10 @@ def test_yolov5s_defaults_are_those_published() -> None:
 def test_a_run_name_that_is_no_plain_folder_name_is_an_error(name: str) -> None:
     with pytest.raises(ConfigError, match=r"run_name must be"):
         TrainConfig(run_name=name)
+
+
+@pytest.mark.parametrize("change", [("data.rect", True), ("data.multi_scale", 0.5)])
+def test_a_graph_of_one_image_size_refuses_images_of_several(change: tuple[str, object]) -> None:
+    config = replace_at(TrainConfig(), "optim.cuda_graph", True)
+    with pytest.raises(ConfigError, match=r"optim.cuda_graph .*data.rect or data.multi_scale"):
+        replace_at(config, *change)
