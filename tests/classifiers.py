@@ -63,10 +63,12 @@ def make_classification_task(
     *,
     rank: int = 0,
     world_size: int = 1,
+    device: torch.device = CPU,
 ) -> ClassificationTask:
     """The task of a rank on a dataset, whose cache lies beside it."""
     config = make_classifier_config({"data.source": str(source), **(changes or {})})
     config = resolve_launch(config, world_size=1)
     cache = source.parent / "cache"
     data = prepare_datasets(config.data, cache, seed=config.seed)
-    return ClassificationTask(config, data, make_context(cache, rank=rank, world_size=world_size))
+    context = make_context(cache, rank=rank, world_size=world_size, device=device)
+    return ClassificationTask(config, data, context)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.gpu.waiting import no_waiting
 from trainjobs.config import LossConfig
 from trainjobs.detector.loss import DetectionLoss
 from trainjobs.detector.model import build_yolov5
@@ -26,14 +27,9 @@ def loss_and_gradients(device: str) -> tuple[torch.Tensor, list[torch.Tensor]]:
     targets = torch.tensor([[0, 1, 0.5, 0.5, 0.3, 0.4], [1, 3, 0.2, 0.7, 0.1, 0.2]], device=device)
     loss_of = DetectionLoss(model.anchors, 4, 64, LossConfig())
     loss_of(leaves, targets)  # caches what has to be copied to the device once
-    if device == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting(device):
         loss = loss_of(leaves, targets)
         loss.total.backward()
-    finally:
-        if device == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
     return loss.total.detach().cpu(), [leaf.grad.cpu() for leaf in leaves if leaf.grad is not None]
 
 

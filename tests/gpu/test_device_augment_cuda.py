@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.builders import make_orders, make_split
+from tests.gpu.waiting import no_waiting
 from trainjobs.config import AugmentConfig
 from trainjobs.data.augment import execute
 from trainjobs.data.device_augment import draw_batch
@@ -72,11 +73,8 @@ def test_the_gpu_draws_what_the_cpu_draws_without_waiting(tmp_path: Path) -> Non
     plans = [samples.plan(SampleRef(0, p, p)) for p in range(8)]
     packed = pack_batch([prepare_sample(plan, split) for plan in plans])
     moved = {name: tensor.cuda() for name, tensor in packed.items()}
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with no_waiting():
         drawn = draw_batch(moved)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     assert largest_difference(draw_batch(packed), drawn) <= SAME_PASS_LEVELS
 
 
@@ -96,8 +94,6 @@ def test_nvjpeg_decodes_what_the_cpu_decodes(tmp_path: Path) -> None:
 
 
 def test_batches_come_in_order_and_whole_while_the_gpu_is_busy(tmp_path: Path) -> None:
-    from ray.train.torch import prepare_data_loader
-
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
     split = make_source(tmp_path)
@@ -108,7 +104,7 @@ def test_batches_come_in_order_and_whole_while_the_gpu_is_busy(tmp_path: Path) -
         loader = build_loader(
             prepared, references, workers=3, pin_memory=False, collate=prepared.collate
         )
-        return DrawnBatches(prepare_data_loader(loader, add_dist_sampler=False), device)
+        return DrawnBatches((_moved(batch, device) for batch in loader), device)
 
     calm = [{name: tensor.clone() for name, tensor in batch.items()} for batch in batches()]
     busy, load = [], torch.randn(4096, 4096, device=device)
@@ -118,3 +114,8 @@ def test_batches_come_in_order_and_whole_while_the_gpu_is_busy(tmp_path: Path) -
     assert len(calm) == len(busy) == 20
     for one, other in zip(calm, busy, strict=True):
         assert largest_difference(one, other) == 0
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    """As Ray Train's loader moves it."""
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

@@ -1,0 +1,136 @@
+"""Training on a GPU: what the CPU gives, without a wait for the device, and replayed as a graph."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.builders import Recorder
+from tests.classifiers import make_classification_task, write_thumbnails
+from tests.gpu.waiting import no_waiting
+from trainjobs.cuda_graph import replay_forwards
+from trainjobs.loop import LossSums, Training, fit, take_step
+from trainjobs.optim.batch_norm import StepStatistics, record_batch_norm
+from trainjobs.optim.precision import Precision
+from trainjobs.training import build_training
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    # Before torch 2.14, make_graphed_callables warms up on another stream than it records on.
+    pytest.mark.filterwarnings("ignore:The AccumulateGrad node's stream:UserWarning"),
+]
+
+CUDA = torch.device("cuda", 0)
+TOLERANCE = 1e-4
+"""Of float32 sums in another order; TF32, which torch's convolutions use by default, is switched off."""
+BATCH, SIDE_PX = 8, 16
+
+
+@pytest.fixture(autouse=True)
+def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def training_on(folder: Path, device: torch.device, changes: dict[str, object]) -> Training:
+    """Of the small fast network, in micro-batches of 8; its 40 images make steps of 16, 16 and 8."""
+    if not (folder / "data").exists():
+        write_thumbnails(folder / "data")
+    task = make_classification_task(
+        folder / "data", {"optim.precision": "fp32", **changes}, device=device
+    )
+    return build_training(
+        task.config,
+        task,
+        rank=0,
+        world_size=1,
+        device=device,
+        prepare_model=lambda model: model.to(device),
+    )
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_no_operation_of_a_step_waits_for_the_gpu(
+    tmp_path: Path, name: str, precision: str
+) -> None:
+    changes = {"optim.name": name, "optim.precision": precision}
+    training = training_on(tmp_path, CUDA, changes)
+    sums = LossSums(2, CUDA, [])
+    for step in training.plan.steps(0):
+        micros = training.loader.mine(step)
+        with no_waiting() if step.index else no_waiting("cpu"):  # the first step sets things up
+            for micro in micros:
+                with training.precision.autocast():
+                    loss = training.task.compute_loss(training.model, micro.images, micro.targets)
+                training.precision.backward(loss.total)
+                training.batch_norm.add(micro.num_images)
+                sums.add(loss, micro.num_images)
+            take_step(training, step)
+    assert all(value > 0 for value in sums.means())
+
+
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_gpu_trains_as_a_cpu_does(tmp_path: Path, cuda_graph: bool) -> None:
+    changes = {"optim.cuda_graph": cuda_graph}
+    here, there = (training_on(tmp_path, device, changes) for device in (torch.device("cpu"), CUDA))
+    fit(here, Recorder(), torch.device("cpu"))
+    fit(there, Recorder(), CUDA)
+    for wanted, row in zip(here.state.history, there.state.history, strict=True):
+        assert row["train_loss"] == pytest.approx(wanted["train_loss"], rel=0.01)
+        assert row["optimizer_steps"] == wanted["optimizer_steps"]
+
+
+def make_network() -> nn.Sequential:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.SiLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 4),
+    )
+    record_batch_norm(network)
+    return network.to(CUDA, memory_format=torch.channels_last)
+
+
+def step_of(network: nn.Module, batches: list[Tensor]) -> dict[str, Tensor]:
+    """Gradients and statistics of a step of some micro-batches."""
+    network.zero_grad(set_to_none=True)
+    statistics = StepStatistics(network)
+    for batch in batches:
+        network(batch).square().sum().backward()
+        statistics.add(len(batch))
+    found = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    assert statistics.total is not None
+    return {**found, "statistics": statistics.total}
+
+
+def test_a_replayed_network_gives_the_gradients_and_statistics_of_the_eager_one() -> None:
+    eager, replayed = make_network(), make_network()
+    replay_forwards(replayed, (BATCH, 3, SIDE_PX, SIDE_PX), Precision("fp32", CUDA))
+    torch.manual_seed(1)
+    # Twice one of another size between: the graph's tensors are to be what is read afterwards.
+    sizes = [[BATCH], [BATCH, BATCH, BATCH], [BATCH, 5], [5, BATCH], [BATCH]]
+    for step in sizes:
+        batches = [torch.randn(size, 3, SIDE_PX, SIDE_PX, device=CUDA) for size in step]
+        wanted = step_of(eager, batches)
+        torch.testing.assert_close(
+            step_of(replayed, batches), wanted, rtol=TOLERANCE, atol=TOLERANCE
+        )
+
+
+def test_a_copy_made_before_is_not_replayed_and_evaluation_is_eager() -> None:
+    network = make_network()
+    average = copy.deepcopy(network).eval()
+    replay_forwards(network, (BATCH, 3, SIDE_PX, SIDE_PX), Precision("bf16", CUDA))
+    images = torch.randn(BATCH, 3, SIDE_PX, SIDE_PX, device=CUDA)
+    with torch.no_grad():
+        before = average(images)
+        for parameter in network.parameters():
+            parameter.zero_()
+        assert torch.equal(average(images), before)
+        assert not network.eval()(images).any()
