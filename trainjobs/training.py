@@ -14,12 +14,12 @@ from torch import nn
 from cluster.errors import CheckpointError
 from trainjobs.checkpoint import TrainState, load_checkpoint
 from trainjobs.config import TrainConfig
-from trainjobs.cuda_graph import replay_forwards
 from trainjobs.data.loader import TrainingLoader
 from trainjobs.data.sampler import RankSampler
 from trainjobs.distributed import unwrapped
 from trainjobs.loop import Training
 from trainjobs.optim.batch_norm import StepStatistics, record_batch_norm
+from trainjobs.optim.cuda_graph import replay_forwards
 from trainjobs.optim.ema import ModelEma
 from trainjobs.optim.optimizer import build_optimizer, load_moments
 from trainjobs.optim.parts import freeze_parts

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from tests.builders import Recorder
 from tests.classifiers import make_classification_task, write_thumbnails
 from tests.gpu.waiting import no_waiting
-from trainjobs.cuda_graph import replay_forwards
 from trainjobs.loop import LossSums, Training, fit, take_step
 from trainjobs.optim.batch_norm import StepStatistics, record_batch_norm
+from trainjobs.optim.cuda_graph import replay_forwards
 from trainjobs.optim.precision import Precision
 from trainjobs.training import build_training
 
