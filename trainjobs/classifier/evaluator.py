@@ -1,6 +1,7 @@
 """A classifier measured on a split: the same batches and figures in training and after it."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -50,8 +51,7 @@ class ClassEvaluator:
             decoded: The split, on the rank's device. Default: its images are decoded each time.
         """
         self._split, self._image_size, self._context = split, image_size, context
-        starts = range(0, len(split), batch_size)[context.rank :: context.world_size]
-        self._mine = [range(start, min(start + batch_size, len(split))) for start in starts]
+        self._mine = _batches_of(len(split), batch_size)[context.rank :: context.world_size]
         self._decoded = decoded
 
     def evaluate(self, forward: Forward, *, embeds: bool = False) -> ClassEvaluation:
@@ -90,6 +90,15 @@ class ClassEvaluator:
             pin_memory=self._context.device.type == "cuda",
         )
         return self._context.prepare_loader(loader)
+
+
+def _batches_of(num_images: int, batch_size: int) -> list[range]:
+    """Images in a row. One left alone joins those before it: BatchNorm in training mode, in which
+    models are also measured, is not defined over a single 1x1 map."""
+    starts = list(range(0, num_images, batch_size))
+    if len(starts) > 1 and starts[-1] == num_images - 1:
+        starts.pop()
+    return [range(start, end) for start, end in itertools.pairwise([*starts, num_images])]
 
 
 def evaluate_model(

@@ -77,6 +77,22 @@ def test_each_image_is_answered_once_and_in_order(
     assert answers.classes.shape == (NUM_VAL, 5)
 
 
+@pytest.mark.parametrize("batch_size", [11, 22, 23, 50])
+def test_no_batch_has_a_single_image_and_none_is_left_out(
+    val: Split, tmp_path: Path, batch_size: int
+) -> None:
+    sizes: list[int] = []
+
+    def forward(images: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return torch.zeros(len(images), 10)
+
+    context = make_context(tmp_path)
+    evaluator = ClassEvaluator(val, image_size=SIDE_PX, batch_size=batch_size, context=context)
+    evaluator.evaluate(forward)
+    assert sum(sizes) == NUM_VAL and min(sizes) > 1 and max(sizes) <= batch_size + 1
+
+
 def test_a_network_that_knows_the_label_is_always_right(val: Split, tmp_path: Path) -> None:
     known = {val.read_image(index).tobytes(): val.label(index) for index in range(NUM_VAL)}
 
