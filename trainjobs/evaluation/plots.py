@@ -83,7 +83,8 @@ def plot_history(rows: Sequence[Mapping[str, float]], path: Path) -> None:
             label = f"{key}, training"
             _curve(middle, rows, f"train_{key}", color=class_color(position), label=label, ls=":")
     _curve(right, rows, "lr", color=INK, label="lr")
-    left.set_ylim(bottom=0)
+    if left.dataLim.y0 >= 0:  # a loss of one's own may be negative
+        left.set_ylim(bottom=0)
     middle.set_ylim(0, 1)
     right.set_ylim(bottom=0)
     for axes, keys in ((left, losses), (middle, metrics)):

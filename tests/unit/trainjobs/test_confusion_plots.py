@@ -4,6 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from trainjobs.evaluation.confusion import confusion_matrix
 from trainjobs.evaluation.detections import Detections, Truth
@@ -69,6 +70,18 @@ def test_history_is_drawn_from_any_number_of_epochs(tmp_path: Path, num_rows: in
     plot_history(rows, tmp_path / "history.png")
 
     assert image_size(tmp_path / "history.png")
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_loss_is_drawn_from_zero_or_from_its_least_if_that_is_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sign: int
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    rows = [{"epoch": epoch, "lr": 0.01, "train_loss": sign * epoch} for epoch in (1, 2)]
+    plot_history(rows, tmp_path / "history.png")
+    low, high = drawn[0].axes[0].get_ylim()
+    assert (low == 0 and high > 2) if sign > 0 else (low < -2 and high < 0)
 
 
 @pytest.mark.parametrize("num_classes", [1, 40])
