@@ -26,8 +26,9 @@ class StepBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         if self.batch_mean is None or self.batch_mean.device != input.device:
-            self.batch_mean = torch.zeros_like(self.running_mean)  # type: ignore[arg-type]  # tracked
-            self.batch_var = torch.zeros_like(self.running_var)  # type: ignore[arg-type]  # tracked
+            with torch.inference_mode(mode=False):  # or training could not write into them later
+                self.batch_mean = torch.zeros_like(self.running_mean)  # type: ignore[arg-type]  # tracked
+                self.batch_var = torch.zeros_like(self.running_var)  # type: ignore[arg-type]  # tracked
         assert self.batch_var is not None
         # With momentum 1 torch writes the batch's statistics, computed anyway, into these tensors.
         # They are the same every time, where a CUDA graph writes too; 0 times what is no number would

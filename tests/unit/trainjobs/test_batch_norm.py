@@ -64,6 +64,16 @@ def test_one_micro_batch_equals_torch_in_output_and_statistics() -> None:
     assert_same_buffers(ours, torchs)
 
 
+def test_what_was_measured_in_training_mode_trains_on() -> None:
+    model = make_layers()
+    with torch.inference_mode():
+        model(micro_batches()[1])
+    run_step(model, micro_batches())
+    other = make_layers()
+    run_step(other, micro_batches())
+    assert_same_buffers(model, other)
+
+
 def test_gradients_equal_torchs() -> None:
     ours, torchs = make_layers(), make_layers(record=False)
     for model in (ours, torchs):
