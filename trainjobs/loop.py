@@ -21,8 +21,8 @@ from trainjobs.optim.optimizer import apply_settings, clip_gradients, lr_in_forc
 from trainjobs.optim.precision import Precision
 from trainjobs.optim.schedule import Schedule
 from trainjobs.step_plan import Step, StepPlan
+from trainjobs.taken_steps import TakenSteps
 from trainjobs.task import Loss, Metrics, Task
-from trainjobs.verdicts import Verdicts
 
 Outcome = Literal["finished", "stopped", "interrupted"]
 
@@ -54,7 +54,7 @@ class Training:
         return self.max_steps is not None and self.state.updates >= self.max_steps
 
     def may_have_taken_all_steps(self) -> bool:
-        """The same if the last step, whose verdict is open, was taken."""
+        """The same if the last step, of which that is not known yet, was taken."""
         return self.max_steps is not None and self.state.updates + 1 >= self.max_steps
 
     def tensors(self) -> dict[str, Any]:
@@ -133,9 +133,9 @@ def train_one_epoch(training: Training, observer: Observer, losses: LossSums) ->
     it, or that were all the steps."""
     model, plan, state = training.model, training.plan, training.state
     started = time.perf_counter()
-    verdicts = Verdicts(state, losses.sums.device)
+    taken_steps = TakenSteps(state, losses.sums.device)
     for step in plan.steps(state.epoch, start=state.step):
-        verdicts.before_step(stop=observer.stop_requested())
+        taken_steps.before_step(stop=observer.stop_requested())
         apply_settings(training.optimizer, training.schedule.at(step))
         for micro in training.loader.mine(step):
             with gradient_sync(model, enabled=micro.is_my_last):
@@ -145,16 +145,16 @@ def train_one_epoch(training: Training, observer: Observer, losses: LossSums) ->
                 training.precision.backward(loss.total * weight)
             training.batch_norm.add(micro.num_images)
             losses.add(loss, micro.num_images)
-        stop = verdicts.after_step(step, take_step(training, step))
+        stop = taken_steps.after_step(step, take_step(training, step))
         state.step = step.index + 1
         if stop or training.may_have_taken_all_steps():
-            verdicts.settle()
+            taken_steps.settle()
         now = time.perf_counter()
         state.epoch_s, started = state.epoch_s + now - started, now
         observer.step_done(training, step, losses)
         if stop or training.has_taken_all_steps():
             return False
-    verdicts.settle()
+    taken_steps.settle()
     state.epoch_s += time.perf_counter() - started
     return True
 

@@ -25,7 +25,7 @@ from tests.builders import (
 from trainjobs.checkpoint import TrainState
 from trainjobs.config import TrainConfig
 from trainjobs.loop import Outcome, Training, fit
-from trainjobs.verdicts import MAX_SKIPPED_IN_A_ROW
+from trainjobs.taken_steps import MAX_SKIPPED_IN_A_ROW
 
 # Sums of a handful of float64 numbers in another order.
 TOLERANCE = 1e-12

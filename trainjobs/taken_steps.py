@@ -20,7 +20,7 @@ MAX_SKIPPED_IN_A_ROW = 20
 """Non-finite steps in a row that end a run. A GradScaler's start takes at most 16: 65,536 halved to 1."""
 
 
-class Verdicts:
+class TakenSteps:
     """Counts, in the state, the steps that were taken, each at the end of the step after it."""
 
     def __init__(self, state: TrainState, device: torch.device) -> None:
