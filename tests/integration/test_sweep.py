@@ -174,10 +174,14 @@ def test_in_a_population_the_worse_member_goes_on_from_the_better_ones_weights(
     donor_rows = load_metrics(RunPaths(str(runs), Path(member.start_from or "").name))
     shared = [row for row, donors in zip(rows, donor_rows, strict=False) if row == donors]
     assert shared  # the donor's history is the member's own
-    first_own = rows[len(shared)]
-    assert first_own["optimizer_steps"] > shared[-1]["optimizer_steps"]
-    assert first_own["train_loss"] < 1.1 * shared[-1]["train_loss"]  # it does not jump back
-    assert first_own["train_loss"] < rows[0]["train_loss"]
+    epoch = len(shared)
+    assert rows[epoch]["optimizer_steps"] > shared[-1]["optimizer_steps"]
+    # Epochs differ in what they show, by more than is learned here: so compare like with like.
+    own, donors, replaced_one = (
+        found[epoch]["train_loss"]
+        for found in (rows, donor_rows, load_metrics(RunPaths(str(runs), member.run_names[0])))
+    )
+    assert abs(own - donors) < abs(own - replaced_one)
 
 
 @pytest.mark.slow
