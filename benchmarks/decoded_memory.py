@@ -3,12 +3,12 @@
     python -m benchmarks.decoded_memory --data D [--num-workers 2] [any other flag of trainjobs.classify]
 
 starts that run and reads the kernel's account of the pages of every process that maps the decoded images.
-Printed for each epoch: the most that all of them together held of the mapped file, and of all else. The
-file's size is the limit for the first if a node holds it once; for the second, growth is what to look at.
+Printed for each epoch: the most that all of them together held of the mapped files, over the files' size
+(1: a node holds them once, whatever the number of ranks), and of all else, over what that was in epoch 2.
+The last line is what comes after the last epoch: one more evaluation, and rank 0's plots.
 """
 
 import csv
-import re
 import subprocess
 import sys
 import tempfile
@@ -16,35 +16,28 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from benchmarks.pages import count_pages, mapped_files
 from trainjobs.run_folder import METRICS
 
 DECODED = "/decoded-v"
 """Part of the path of every decoded split."""
 INTERVAL_S = 2.0
 RUN = "memory"
-MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+ *(.*)")
+FIRST_EPOCH = 2
+"""By its end everything is loaded: what all else is compared with."""
 
 
-def count_pages(process: Path) -> Counter[str]:
-    """MB of a process' proportional set, by whether it is of a decoded split; nothing if it maps none.
+def look(process: Path) -> tuple[Counter[str], set[Path]]:
+    """See `count_pages`, and the decoded files that are mapped; nothing of who maps none.
 
     Args:
         process: Its folder below /proc.
     """
     try:
-        if DECODED not in (process / "maps").read_text():
-            return Counter()
-        lines = (process / "smaps").read_text().splitlines()
+        files = set(mapped_files(process, DECODED))
+        return (count_pages(process, DECODED) + Counter(ranks=1) if files else Counter()), files
     except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return Counter()  # it has ended, or is somebody else's
-    found: Counter[str] = Counter({"ranks": 1})
-    kind = ""
-    for line in lines:
-        if mapping := MAPPING.fullmatch(line):
-            kind = "decoded" if DECODED in mapping[1] else "else"
-        elif line.startswith("Pss:"):
-            found[kind] += int(line.split()[1]) * 1024 / 1e6  # type: ignore[assignment]  # of floats
-    return found
+        return Counter(), set()  # it has ended, or is somebody else's
 
 
 def epochs_done(folder: Path) -> int:
@@ -54,29 +47,39 @@ def epochs_done(folder: Path) -> int:
 
 
 def watch(flags: list[str], storage: Path) -> tuple[dict[int, Counter[str]], int]:
-    """The most that was seen in each epoch, and the exit code of the run."""
+    """The most that was seen in each epoch, and the files' size in KiB. Ends this process if the run
+    fails."""
     command = [sys.executable, "-m", "trainjobs.classify", "--run-name", RUN, *flags]
     run = subprocess.Popen([*command, "--resources.storage", str(storage)])
     most: dict[int, Counter[str]] = {}
+    sizes: dict[Path, int] = {}
     while run.poll() is None:
         time.sleep(INTERVAL_S)
         epoch = epochs_done(storage) + 1
-        processes = Path("/proc").glob("[0-9]*")
-        seen = sum((count_pages(process) for process in processes), Counter())
+        seen: Counter[str] = Counter()
+        for process in Path("/proc").glob("[0-9]*"):
+            counted, files = look(process)
+            seen += counted
+            sizes |= {file: file.stat().st_size // 1024 for file in files}
         if seen:
             most[epoch] = most.get(epoch, Counter()) | seen
-    return most, run.wait()
+    if run.wait():
+        sys.exit(run.returncode)
+    return most, sum(sizes.values())
 
 
 def main() -> None:
     """Watch a run and print."""
     with tempfile.TemporaryDirectory() as scratch:
-        most, code = watch(sys.argv[1:], Path(scratch))
-    if code:
-        sys.exit(code)
-    print("| epoch | ranks | decoded images, MB | all else, MB |\n|---|---|---|---|")
+        most, size = watch(sys.argv[1:], Path(scratch))
+    print("| epoch | ranks | decoded, MB | of the files | all else, MB | of epoch 2 |")
+    print("|---|---|---|---|---|---|")
+    start = most[FIRST_EPOCH]["rest"] if FIRST_EPOCH in most else 0
     for epoch, seen in most.items():
-        print(f"| {epoch} | {seen['ranks']} | {seen['decoded']:.0f} | {seen['else']:.0f} |")
+        held, rest = seen["mapped"], seen["rest"]
+        growth = f"{rest / start:.2f}" if start and epoch >= FIRST_EPOCH else ""
+        cells = (epoch, seen["ranks"], f"{held * 1024 / 1e6:.0f}", f"{held / size:.2f}")
+        print("|", *(f"{cell} |" for cell in (*cells, f"{rest * 1024 / 1e6:.0f}", growth)))
 
 
 if __name__ == "__main__":

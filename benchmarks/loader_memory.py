@@ -11,7 +11,6 @@ while the kernel's account of its pages is read.
 import argparse
 import hashlib
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import cv2
 import numpy as np
 
 from benchmarks.loader_memory_rank import END, LOADED
+from benchmarks.pages import count_pages
 from cluster.storage import RunPaths
 from trainjobs.data.index import INDEX, DatasetIndex, ShardEntry, SplitEntry, dump_index
 from trainjobs.data.schema import FORMAT_VERSION, ImageRecord, encode_shard
@@ -41,7 +41,6 @@ MAX_GROWTH_MB = 20
 FIRST_EPOCH = 2
 SETTLED_S = 0.5
 """A loader that has used no CPU for so long is full."""
-MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+ *(.*)")
 CLOCK_FIELDS = slice(11, 13)
 """User and system time in /proc/PID/stat, after the name in parentheses."""
 
@@ -138,17 +137,8 @@ class Rank:
         return stat.rpartition(")")[2].split()[CLOCK_FIELDS]
 
     def count(self, folder: Path) -> Counter[str]:
-        """KiB of its memory, by the names in `Memory`."""
-        found: Counter[str] = Counter()
-        kind = ""
-        for line in Path(f"/proc/{self.process.pid}/smaps").read_text().splitlines():
-            if mapping := MAPPING.fullmatch(line):
-                kind = "shards" if mapping[1].startswith(f"{folder}/") else "rest"
-            elif line.startswith("Pss:"):
-                found[kind] += int(line.split()[1])
-            elif line.startswith("Anonymous:") and kind == "rest":
-                found["anonymous"] += int(line.split()[1])
-        return found
+        """See `count_pages`; `mapped` are the dataset's shards."""
+        return count_pages(Path(f"/proc/{self.process.pid}"), f"{folder}/")
 
 
 def measure(folder: Path, world_size: int, epochs: int) -> list[Memory]:
@@ -159,8 +149,8 @@ def measure(folder: Path, world_size: int, epochs: int) -> list[Memory]:
         for rank in ranks:
             rank.wait_for(END if number else LOADED)
         counted = sum((rank.count(folder) for rank in ranks), Counter())
-        amounts = {name: counted[name] * 1024 / 1e6 for name in ("shards", "rest", "anonymous")}
-        seen.append(Memory(**amounts))
+        amounts = (counted[name] * 1024 / 1e6 for name in ("mapped", "rest", "anonymous"))
+        seen.append(Memory(*amounts))
         print(world_size, "ranks, epoch", number, seen[-1], file=sys.stderr)
         for rank in ranks:
             rank.go_on()

@@ -40,8 +40,7 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
 
 def area(boxes_xyxy: Tensor) -> Tensor:
     """Areas of (..., 4) boxes, (...,), in the square of their unit."""
-    size = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
-    return size[..., 0] * size[..., 1]
+    return _product(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2])
 
 
 def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
@@ -56,7 +55,7 @@ def pairwise_iou(first_xyxy: Tensor, second_xyxy: Tensor) -> Tensor:
     """
     low = torch.maximum(first_xyxy[:, None, :2], second_xyxy[None, :, :2])
     high = torch.minimum(first_xyxy[:, None, 2:], second_xyxy[None, :, 2:])
-    overlap = (high - low).clamp_(min=0).prod(dim=-1)
+    overlap = _product((high - low).clamp_(min=0))
     union = area(first_xyxy)[:, None] + area(second_xyxy)[None, :] - overlap
     return torch.where(union > 0, overlap / union, 0.0)
 
@@ -98,5 +97,5 @@ def ciou(pred_xyxy: Tensor, true_xyxy: Tensor) -> Tensor:
 
 
 def _product(sizes: Tensor) -> Tensor:
-    """Areas (N,) of widths and heights (N, 2); the gradient of `prod` looks for zeros on the host."""
-    return sizes[:, 0] * sizes[:, 1]
+    """Areas (...,) of sizes (..., 2). Not `prod`, whose gradient looks for zeros on the host."""
+    return sizes[..., 0] * sizes[..., 1]
