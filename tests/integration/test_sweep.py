@@ -143,6 +143,11 @@ def test_a_finished_sweep_can_be_extended_by_trials_and_epochs(
         assert record["launches"] == 2
 
 
+ONE_EPOCH_APART = 0.005
+"""Of a loss: what another learning rate changes in three steps; a member that had not learned differs by
+0.014 and more."""
+
+
 @pytest.mark.slow
 def test_in_a_population_the_worse_member_goes_on_from_the_better_ones_weights(
     storage: Path, ray_session: Session
@@ -177,11 +182,8 @@ def test_in_a_population_the_worse_member_goes_on_from_the_better_ones_weights(
     epoch = len(shared)
     assert rows[epoch]["optimizer_steps"] > shared[-1]["optimizer_steps"]
     # Epochs differ in what they show, by more than is learned here: so compare like with like.
-    own, donors, replaced_one = (
-        found[epoch]["train_loss"]
-        for found in (rows, donor_rows, load_metrics(RunPaths(str(runs), member.run_names[0])))
-    )
-    assert abs(own - donors) < abs(own - replaced_one)
+    own, donors = (found[epoch]["train_loss"] for found in (rows, donor_rows))
+    assert own == pytest.approx(donors, rel=ONE_EPOCH_APART)
 
 
 @pytest.mark.slow
