@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 
 from trainjobs.config import AugmentConfig, DataConfig
-from trainjobs.data.device_batches import DrawnBatches, build_device_samples
+from trainjobs.data.device.batches import DrawnBatches, build_device_samples
 from trainjobs.data.loader import TrainingSamples, build_loader
-from trainjobs.data.order import Orders
+from trainjobs.data.ordering.order import Orders
+from trainjobs.data.ordering.sampler import RankSampler
+from trainjobs.data.packed.shards import Split
 from trainjobs.data.prepare import prepare_dataset
-from trainjobs.data.sampler import RankSampler
-from trainjobs.data.shards import Split
 from trainjobs.step_plan import StepPlan
 from trainjobs.task import Batch
 

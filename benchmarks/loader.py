@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from trainjobs.data.shapes import generate_shapes
+from trainjobs.data.generated.shapes import generate_shapes
 from trainjobs.trainer import WORKER_ENVIRONMENT
 
 IMAGE_SIZES = (320, 640)

@@ -25,8 +25,8 @@ import numpy as np
 from benchmarks.loader_memory_rank import END, LOADED
 from benchmarks.pages import count_pages
 from cluster.storage import RunPaths
-from trainjobs.data.index import INDEX, DatasetIndex, ShardEntry, SplitEntry, dump_index
-from trainjobs.data.schema import FORMAT_VERSION, ImageRecord, encode_shard
+from trainjobs.data.packed.index import INDEX, DatasetIndex, ShardEntry, SplitEntry, dump_index
+from trainjobs.data.packed.schema import FORMAT_VERSION, ImageRecord, encode_shard
 from trainjobs.trainer import WORKER_ENVIRONMENT
 
 SHARD_BYTES = 100 * 10**6

@@ -14,12 +14,12 @@ def main(folder: Path, rank: int, world_size: int, epochs: int) -> None:
     import torch  # noqa: PLC0415  the side that starts this reads the two marks alone
 
     from trainjobs.config import AugmentConfig, TrainConfig  # noqa: PLC0415
-    from trainjobs.data.cache import LocalShards  # noqa: PLC0415
-    from trainjobs.data.index import INDEX, parse_index  # noqa: PLC0415
     from trainjobs.data.loader import TrainingSamples, build_loader  # noqa: PLC0415
-    from trainjobs.data.order import Orders  # noqa: PLC0415
-    from trainjobs.data.sampler import RankSampler  # noqa: PLC0415
-    from trainjobs.data.shards import Split  # noqa: PLC0415
+    from trainjobs.data.ordering.order import Orders  # noqa: PLC0415
+    from trainjobs.data.ordering.sampler import RankSampler  # noqa: PLC0415
+    from trainjobs.data.packed.cache import LocalShards  # noqa: PLC0415
+    from trainjobs.data.packed.index import INDEX, parse_index  # noqa: PLC0415
+    from trainjobs.data.packed.shards import Split  # noqa: PLC0415
     from trainjobs.step_plan import StepPlan, resolve_images_per_step  # noqa: PLC0415
 
     torch.set_num_threads(1)

@@ -14,10 +14,10 @@ import torch
 from benchmarks.loader_clock import IMAGES, cpu_ms_per_image, serve
 from trainjobs.config import AugmentConfig, DataConfig
 from trainjobs.data.loader import TrainingSamples, build_loader
-from trainjobs.data.order import Orders
+from trainjobs.data.ordering.order import Orders
+from trainjobs.data.ordering.sampler import RankSampler
+from trainjobs.data.packed.shards import Split
 from trainjobs.data.prepare import prepare_dataset
-from trainjobs.data.sampler import RankSampler
-from trainjobs.data.shards import Split
 from trainjobs.step_plan import StepPlan
 
 BATCH_SIZE = 16

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainjobs.config import AugmentConfig
-from trainjobs.data.nearby import round_about
-from trainjobs.data.order import BLOCK, WINDOW_SHARDS, Orders, ShuffledEpoch
-from trainjobs.data.sampler import RankSampler
+from trainjobs.data.ordering.nearby import round_about
+from trainjobs.data.ordering.order import BLOCK, WINDOW_SHARDS, Orders, ShuffledEpoch
+from trainjobs.data.ordering.sampler import RankSampler
 from trainjobs.step_plan import StepPlan
 
 LIMIT_MS, LIMIT_MB = 1.0, 10.0

@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from cluster.config_io import replace_at
 from trainjobs.checkpoint import save_checkpoint
 from trainjobs.config import TrainConfig
-from trainjobs.data.cache import LocalShards
-from trainjobs.data.index import ShardEntry, SplitEntry
 from trainjobs.data.loader import Sample, build_loader
-from trainjobs.data.order import Orders
-from trainjobs.data.sampler import SampleRef
+from trainjobs.data.ordering.order import Orders
+from trainjobs.data.ordering.sampler import SampleRef
+from trainjobs.data.packed.cache import LocalShards
+from trainjobs.data.packed.index import ShardEntry, SplitEntry
+from trainjobs.data.packed.schema import ImageRecord, encode_shard
+from trainjobs.data.packed.shards import Split
 from trainjobs.data.scanning import Scanned, open_split
-from trainjobs.data.schema import ImageRecord, encode_shard
-from trainjobs.data.shards import Split
 from trainjobs.data.sources import read_data_yaml
 from trainjobs.distributed import DDP_OPTIONS
 from trainjobs.loop import LossSums, Training

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow.parquet import write_table
 
-from trainjobs.data.cifar_batches import CifarFiles
+from trainjobs.data.formats.cifar_batches import CifarFiles
 
 
 def make_png(number: int) -> bytes:

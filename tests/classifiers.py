@@ -10,8 +10,8 @@ from tests.builders import CPU
 from trainjobs.classifier.defaults import DEFAULTS
 from trainjobs.classifier.task import ClassificationTask
 from trainjobs.config import TrainConfig
+from trainjobs.data.generated.thumbnails import generate_thumbnails
 from trainjobs.data.mixture import prepare_datasets
-from trainjobs.data.thumbnails import generate_thumbnails
 from trainjobs.resolve import resolve_launch
 from trainjobs.task import RankContext
 

@@ -14,18 +14,18 @@ from urllib.parse import urlsplit
 from cluster.errors import ConfigError
 from cluster.storage import RunPaths, is_uri
 from trainjobs.config import DataConfig
-from trainjobs.data.cache import CachedShards, LocalShards
-from trainjobs.data.index import INDEX
+from trainjobs.data.packed.cache import CachedShards, LocalShards
+from trainjobs.data.packed.index import INDEX
 from trainjobs.data.prepare import open_packed, packed_location
 from trainjobs.data.sources import read_data_yaml
-from trainjobs.data.survey import (
+from trainjobs.data.survey.findings import find_refusals, find_warnings
+from trainjobs.data.survey.reading import ReadDataset, read_packed, read_source
+from trainjobs.data.survey.statistics import (
     QUANTILES,
     Survey,
     survey_dataset,
     tabulate_boxes,
 )
-from trainjobs.data.survey_findings import find_refusals, find_warnings
-from trainjobs.data.survey_reading import ReadDataset, read_packed, read_source
 from trainjobs.evaluation.survey_images import plot_repeats, plot_split_samples
 from trainjobs.evaluation.survey_plots import plot_centers, plot_classes, plot_sizes
 from trainjobs.evaluation.survey_text import class_table, left_out_text, size_table, split_table

@@ -10,7 +10,7 @@ from cluster.places import dataset_cache
 from trainjobs.classifier.measure import measure_classifier
 from trainjobs.classifier.task import ClassificationTask, build_network, check_classifier_config
 from trainjobs.config import TrainConfig
-from trainjobs.data.generated import SHAPES, THUMBNAILS, Generated
+from trainjobs.data.generated.datasets import SHAPES, THUMBNAILS, Generated
 from trainjobs.data.mixture import prepare_datasets
 from trainjobs.data.one_class import check_one_class_per_image
 from trainjobs.data.prepare import Prepared

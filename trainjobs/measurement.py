@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cluster.errors import DatasetError
 from trainjobs.config import EvalConfig
-from trainjobs.data.class_names import listed
-from trainjobs.data.shards import Split
+from trainjobs.data.formats.class_names import listed
+from trainjobs.data.packed.shards import Split
 from trainjobs.task import Metrics, RankContext
 from trainjobs.weights_file import WeightsFile
 

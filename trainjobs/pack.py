@@ -16,7 +16,7 @@ from cluster.config import ClusterConfig
 from cluster.errors import ConfigError
 
 if TYPE_CHECKING:
-    from trainjobs.data.index import DatasetIndex
+    from trainjobs.data.packed.index import DatasetIndex
     from trainjobs.data.packing import PackedShard
 
 logger = logging.getLogger(__name__)

@@ -55,7 +55,7 @@ class MicroBatch:
 
 
 class TrainingOrders(Protocol):
-    """Which training image comes when; see `trainjobs.data.order.Orders`."""
+    """Which training image comes when; see `trainjobs.data.ordering.order.Orders`."""
 
     num_images: int
     """Images in the training split."""

@@ -15,7 +15,7 @@ from cluster.errors import CheckpointError
 from trainjobs.checkpoint import TrainState, load_checkpoint
 from trainjobs.config import TrainConfig
 from trainjobs.data.loader import TrainingLoader
-from trainjobs.data.sampler import RankSampler
+from trainjobs.data.ordering.sampler import RankSampler
 from trainjobs.distributed import unwrapped
 from trainjobs.loop import Training
 from trainjobs.optim.batch_norm import StepStatistics, record_batch_norm

@@ -10,15 +10,15 @@ import torch
 from tests.builders import make_orders, make_split
 from tests.gpu.waiting import no_waiting
 from trainjobs.config import AugmentConfig
-from trainjobs.data.augment import execute
-from trainjobs.data.device_augment import draw_batch
-from trainjobs.data.device_batches import DrawnBatches, build_device_samples
-from trainjobs.data.device_samples import pack_batch, prepare_sample
+from trainjobs.data.augmentation.augment import execute
+from trainjobs.data.device.augment import draw_batch
+from trainjobs.data.device.batches import DrawnBatches, build_device_samples
+from trainjobs.data.device.nvjpeg import DeviceJpegs
+from trainjobs.data.device.samples import pack_batch, prepare_sample
 from trainjobs.data.loader import TrainingSamples, build_loader, collate
-from trainjobs.data.nvjpeg import DeviceJpegs
-from trainjobs.data.sampler import SampleRef
-from trainjobs.data.schema import ImageRecord
-from trainjobs.data.shards import Split
+from trainjobs.data.ordering.sampler import SampleRef
+from trainjobs.data.packed.schema import ImageRecord
+from trainjobs.data.packed.shards import Split
 from trainjobs.task import Batch
 
 pytestmark = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainjobs.check_data import PICTURES, REPORT
-from trainjobs.data.shapes import generate_shapes
+from trainjobs.data.generated.shapes import generate_shapes
 
 pytestmark = pytest.mark.integration
 

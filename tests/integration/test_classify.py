@@ -13,7 +13,7 @@ from cluster.session import Session
 from tests.logging_state import logging_as_it_was
 from trainjobs.classify import DEMO
 from trainjobs.config import DataConfig, TrainConfig
-from trainjobs.data.shapes import generate_shapes
+from trainjobs.data.generated.shapes import generate_shapes
 from trainjobs.launch import launch
 from trainjobs.run_folder import RunResult
 from trainjobs.validate import main as validate

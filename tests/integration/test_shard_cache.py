@@ -11,14 +11,14 @@ import pytest
 from cluster.errors import DatasetError
 from tests.object_store import Relay, object_store
 from trainjobs.config import DataConfig
-from trainjobs.data import cache as module
-from trainjobs.data.cache import CachedShards
-from trainjobs.data.index import INDEX
+from trainjobs.data.generated.shapes import generate_shapes
+from trainjobs.data.ordering.sampler import SampleRef
 from trainjobs.data.pack_job import finish, pack_one, plan_job
+from trainjobs.data.packed import cache as module
+from trainjobs.data.packed.cache import CachedShards
+from trainjobs.data.packed.index import INDEX
 from trainjobs.data.prepare import Prepared, prepare_dataset
 from trainjobs.data.read_ahead import ReadAhead
-from trainjobs.data.sampler import SampleRef
-from trainjobs.data.shapes import generate_shapes
 from trainjobs.data.sources import read_data_yaml
 
 pytestmark = pytest.mark.integration

@@ -10,8 +10,8 @@ from cluster.config import ResourceRequest
 from cluster.session import Session
 from tests.object_store import object_store
 from trainjobs.config import AugmentConfig, DataConfig, ModelConfig, OptimConfig, TrainConfig
+from trainjobs.data.generated.shapes import generate_shapes
 from trainjobs.data.pack_job import finish, pack_one, plan_job
-from trainjobs.data.shapes import generate_shapes
 from trainjobs.data.sources import read_data_yaml
 from trainjobs.launch import launch
 from trainjobs.pack import Pack, pack

@@ -28,13 +28,13 @@ from trainjobs.checkpoint import (
     load_weights,
 )
 from trainjobs.config import TrainConfig
-from trainjobs.data.coco_layout import open_coco
-from trainjobs.data.files import list_images
-from trainjobs.data.labels import SplitFiles
+from trainjobs.data.formats.coco_layout import open_coco
+from trainjobs.data.formats.files import list_images
+from trainjobs.data.formats.labels import SplitFiles
+from trainjobs.data.formats.stored import StoredImage, fetch_file
+from trainjobs.data.formats.voc_layout import read_annotation
+from trainjobs.data.formats.yolo_layout import read_labels
 from trainjobs.data.sources import read_data_yaml, source_files
-from trainjobs.data.stored import StoredImage, fetch_file
-from trainjobs.data.voc_layout import read_annotation
-from trainjobs.data.yolo_layout import read_labels
 from trainjobs.run_folder import (
     CONFIG,
     METRICS,

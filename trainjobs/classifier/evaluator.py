@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from trainjobs.classifier.inference import batch_statistics
 from trainjobs.config import EvalConfig
-from trainjobs.data.decoded_batches import whole_image_targets
-from trainjobs.data.decoded_split import DecodedSplit
+from trainjobs.data.device.decoded_batches import whole_image_targets
+from trainjobs.data.device.decoded_split import DecodedSplit
 from trainjobs.data.loader import EvaluationSamples, build_loader
-from trainjobs.data.shards import Split
+from trainjobs.data.packed.shards import Split
 from trainjobs.evaluation.classification import (
     NUM_KEPT,
     Answers,

@@ -15,7 +15,7 @@ from trainjobs.classifier.evaluator import ClassEvaluator, evaluate_model
 from trainjobs.classifier.inference import Normalization, class_outputs
 from trainjobs.classifier.models import build_classifier
 from trainjobs.config import DataConfig, ModelConfig
-from trainjobs.data.shards import Split
+from trainjobs.data.packed.shards import Split
 from trainjobs.evaluation.classification import (
     ClassEvaluation,
     class_accuracies,

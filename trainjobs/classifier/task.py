@@ -25,14 +25,14 @@ from trainjobs.classifier.models import (
     output_keys,
 )
 from trainjobs.config import AugmentConfig, TrainConfig
-from trainjobs.data.decoded_batches import DECODED, DecodedBatches
-from trainjobs.data.decoded_split import DecodedSplit, decoded_bytes, load_decoded
-from trainjobs.data.joined import TrainingSplit
+from trainjobs.data.device.decoded_batches import DECODED, DecodedBatches
+from trainjobs.data.device.decoded_split import DecodedSplit, decoded_bytes, load_decoded
 from trainjobs.data.loader import EvaluationSamples, TrainingSamples, gray_batch
-from trainjobs.data.order import Orders
+from trainjobs.data.ordering.order import Orders
+from trainjobs.data.ordering.sampler import SampleRef
+from trainjobs.data.packed.joined import TrainingSplit
+from trainjobs.data.packed.shards import Split
 from trainjobs.data.prepare import Prepared
-from trainjobs.data.sampler import SampleRef
-from trainjobs.data.shards import Split
 from trainjobs.data.training_batches import build_orders, drawn_batches, fetched_ahead
 from trainjobs.evaluation.classification import ClassEvaluation
 from trainjobs.task import Batch, Loss, Metrics, RankContext

@@ -12,8 +12,8 @@ from concurrent.futures import Future
 import numpy as np
 from numpy.typing import NDArray
 
+from trainjobs.data.augmentation.sample_plan import ImageSource
 from trainjobs.data.images import RgbImage
-from trainjobs.data.sample_plan import ImageSource
 
 NODE_BYTES = 256 * 2**20
 """Of the decoded images that the ranks of a node keep together, whatever their number."""

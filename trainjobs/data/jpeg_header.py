@@ -3,7 +3,7 @@
 import struct
 from typing import NamedTuple
 
-from trainjobs.data.orientation import UPRIGHT, exif_orientation
+from trainjobs.data.exif import UPRIGHT, exif_orientation
 
 _START = b"\xff\xd8"
 # Markers. Source: ITU-T T.81, table B.1; APP1 as in Exif 2.32, APP14 as Adobe writes it (T.872).

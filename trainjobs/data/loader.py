@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from trainjobs.config import AugmentConfig
-from trainjobs.data.augment import execute
+from trainjobs.data.augmentation.augment import execute
+from trainjobs.data.augmentation.mosaic import TrainingImages, plan_training_sample
+from trainjobs.data.augmentation.sample_plan import ImageSource, SamplePlan, plan_letterbox
 from trainjobs.data.batch_stream import BatchStream, Collate, Samples
 from trainjobs.data.decoded import NODE_BYTES, DecodedWindow
-from trainjobs.data.joined import TrainingSplit
-from trainjobs.data.mosaic import TrainingImages, plan_training_sample
-from trainjobs.data.order import Orders
-from trainjobs.data.sample_plan import ImageSource, SamplePlan, plan_letterbox
-from trainjobs.data.sampler import SampleRef
+from trainjobs.data.ordering.order import Orders
+from trainjobs.data.ordering.sampler import SampleRef
+from trainjobs.data.packed.joined import TrainingSplit
 from trainjobs.step_plan import Step, StepPlan
 from trainjobs.task import Batch, MicroBatch
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from cluster.errors import DatasetError
 from cluster.storage import RunPaths
 from trainjobs.config import DataConfig
-from trainjobs.data.class_names import listed
-from trainjobs.data.generated import SHAPES, Generated
+from trainjobs.data.formats.class_names import listed
+from trainjobs.data.generated.datasets import SHAPES, Generated
 from trainjobs.data.packing import QUARANTINE
 from trainjobs.data.prepare import Addition, Prepared, prepare_dataset
 from trainjobs.weighted_source import parse_weighted

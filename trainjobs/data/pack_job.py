@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from cluster.config_io import from_dict
 from cluster.errors import DatasetError
 from cluster.storage import RunPaths
-from trainjobs.data.index import INDEX, DatasetIndex
+from trainjobs.data.packed.index import INDEX, DatasetIndex
 from trainjobs.data.packing import (
     PackedShard,
     ShardPlan,

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from cluster.storage import RunPaths
-from trainjobs.data.class_names import DEFAULT_COLUMNS
+from trainjobs.data.formats.class_names import DEFAULT_COLUMNS
+from trainjobs.data.formats.stored import StoredImage
 from trainjobs.data.images import shrink_image
-from trainjobs.data.index import INDEX, DatasetIndex, ShardEntry, SplitEntry, dump_index
+from trainjobs.data.packed.index import INDEX, DatasetIndex, ShardEntry, SplitEntry, dump_index
+from trainjobs.data.packed.schema import FORMAT_VERSION, ImageRecord, encode_shard
 from trainjobs.data.scanning import OpenSplit, QuarantineRow
-from trainjobs.data.schema import FORMAT_VERSION, ImageRecord, encode_shard
 from trainjobs.data.sources import DatasetSpec, source_files
-from trainjobs.data.stored import StoredImage
 
 QUARANTINE = "quarantine.csv"
 """Beside the index: what was left out."""

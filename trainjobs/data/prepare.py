@@ -14,12 +14,13 @@ from pathlib import Path
 from cluster.errors import DatasetError, StorageError
 from cluster.storage import RunPaths, is_uri
 from trainjobs.config import DataConfig
-from trainjobs.data.cache import CachedShards, LocalShards
 from trainjobs.data.cached_folder import locked, make_whole
-from trainjobs.data.copies import Share, images_in_all
-from trainjobs.data.generated import SHAPES, Generated
-from trainjobs.data.index import INDEX, DatasetIndex, parse_index
-from trainjobs.data.joined import JoinedSplit, TrainingSplit
+from trainjobs.data.generated.datasets import SHAPES, Generated
+from trainjobs.data.ordering.copies import Share, images_in_all
+from trainjobs.data.packed.cache import CachedShards, LocalShards
+from trainjobs.data.packed.index import INDEX, DatasetIndex, parse_index
+from trainjobs.data.packed.joined import JoinedSplit, TrainingSplit
+from trainjobs.data.packed.shards import Split
 from trainjobs.data.packing import (
     QUARANTINE,
     pack_shard,
@@ -28,7 +29,6 @@ from trainjobs.data.packing import (
     source_key,
 )
 from trainjobs.data.scanning import QuarantineRow, open_split
-from trainjobs.data.shards import Split
 from trainjobs.data.sources import DatasetSpec, log_notes, read_data_yaml
 
 PREPARED_SPLITS = ("train", "val")

@@ -7,8 +7,8 @@ from threading import Event, Thread
 
 import numpy as np
 
-from trainjobs.data.joined import TrainingSplit
-from trainjobs.data.sampler import SampleRef
+from trainjobs.data.ordering.sampler import SampleRef
+from trainjobs.data.packed.joined import TrainingSplit
 
 FETCH_THREADS = 4
 """Fetches of a rank at a time: one connection to an object store gives about 100 MB/s."""

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import DatasetError
-from trainjobs.data.files import is_utf8, relative_name
-from trainjobs.data.formats import FORMATS
+from trainjobs.data.formats.files import is_utf8, relative_name
+from trainjobs.data.formats.labels import BadLabelsError, LabeledSplit, SplitFiles
+from trainjobs.data.formats.layouts import FORMATS
+from trainjobs.data.formats.stored import BadImageError, StoredImage
 from trainjobs.data.images import decoding_threads, read_size
-from trainjobs.data.labels import BadLabelsError, LabeledSplit, SplitFiles
-from trainjobs.data.schema import ImageRecord
+from trainjobs.data.packed.schema import ImageRecord
 from trainjobs.data.sources import DatasetSpec, split_files
-from trainjobs.data.stored import BadImageError, StoredImage
 
 MIN_SIDE_PX = 10
 """Smaller images are left out, as YOLOv5 does."""

@@ -10,17 +10,17 @@ from typing import Any
 
 from cluster.config_io import load_yaml
 from cluster.errors import DatasetError
-from trainjobs.data.bare_folders import describe_folder
-from trainjobs.data.class_names import (
+from trainjobs.data.formats.bare_folders import describe_folder
+from trainjobs.data.formats.class_names import (
     DEFAULT_COLUMNS,
     ClassSource,
     Columns,
     FoundClasses,
     read_names,
 )
-from trainjobs.data.files import list_images, normal_path
-from trainjobs.data.formats import FORMATS
-from trainjobs.data.labels import SplitFiles
+from trainjobs.data.formats.files import list_images, normal_path
+from trainjobs.data.formats.labels import SplitFiles
+from trainjobs.data.formats.layouts import FORMATS
 
 logger = logging.getLogger(__name__)
 

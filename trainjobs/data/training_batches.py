@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainjobs.config import TrainConfig
-from trainjobs.data.class_weights import class_weights
-from trainjobs.data.copies import Share
-from trainjobs.data.device_batches import DrawnBatches, build_device_samples, draws_on_device
-from trainjobs.data.joined import TrainingSplit
+from trainjobs.data.device.batches import DrawnBatches, build_device_samples, draws_on_device
 from trainjobs.data.loader import TrainingSamples, build_loader
-from trainjobs.data.order import Orders
+from trainjobs.data.ordering.class_weights import class_weights
+from trainjobs.data.ordering.copies import Share
+from trainjobs.data.ordering.order import Orders
+from trainjobs.data.ordering.sampler import SampleRef
+from trainjobs.data.packed.joined import TrainingSplit
 from trainjobs.data.prepare import Prepared
 from trainjobs.data.read_ahead import read_ahead
-from trainjobs.data.sampler import SampleRef
 from trainjobs.task import Batch, RankContext
 
 

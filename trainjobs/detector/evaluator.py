@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from trainjobs.config import EvalConfig
+from trainjobs.data.augmentation.sample_plan import eval_shapes
 from trainjobs.data.loader import EvaluationSamples, build_loader
-from trainjobs.data.sample_plan import eval_shapes
-from trainjobs.data.shards import Split
+from trainjobs.data.packed.shards import Split
 from trainjobs.detector.model import YOLOv5
 from trainjobs.detector.postprocess import decode, non_max_suppression
 from trainjobs.evaluation.evaluate import Evaluation, EvaluationBatch, evaluate_detector

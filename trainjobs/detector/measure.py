@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainjobs.config import EvalConfig
-from trainjobs.data.shards import Split
+from trainjobs.data.packed.shards import Split
 from trainjobs.detector.evaluator import DetectionEvaluator, detect_objects, detection_summary
 from trainjobs.detector.model import YOLOv5, build_yolov5, check_image_size, max_stride
 from trainjobs.evaluation.evaluate import Evaluation

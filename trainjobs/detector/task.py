@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from trainjobs.checkpoint import load_into
 from trainjobs.config import TrainConfig
-from trainjobs.data.batch_shapes import BatchShapes, kinds_by_shape
-from trainjobs.data.joined import TrainingSplit
 from trainjobs.data.loader import TrainingSamples, gray_batch
-from trainjobs.data.order import Orders
+from trainjobs.data.ordering.batch_shapes import BatchShapes, kinds_by_shape
+from trainjobs.data.ordering.order import Orders
+from trainjobs.data.ordering.sampler import SampleRef
+from trainjobs.data.packed.joined import TrainingSplit
+from trainjobs.data.packed.shards import Split
 from trainjobs.data.prepare import Prepared
-from trainjobs.data.sampler import SampleRef
-from trainjobs.data.shards import Split
 from trainjobs.data.training_batches import build_orders, drawn_batches, fetched_ahead
 from trainjobs.detector.evaluator import (
     DetectionEvaluator,

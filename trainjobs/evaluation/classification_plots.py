@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from trainjobs.data.shards import Split
+from trainjobs.data.packed.shards import Split
 from trainjobs.evaluation.classification import (
     Answers,
     class_accuracies,

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainjobs.boxes import cxcywh_to_xyxy
-from trainjobs.data.sample_plan import plan_letterbox
-from trainjobs.data.shards import Split
+from trainjobs.data.augmentation.sample_plan import plan_letterbox
+from trainjobs.data.packed.shards import Split
 from trainjobs.distributed import broadcast_object, gather_lists
 from trainjobs.evaluation.coco import CocoMetrics, coco_map
 from trainjobs.evaluation.detections import Detections, Truth

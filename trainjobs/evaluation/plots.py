@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from trainjobs.data.shards import Split
+from trainjobs.data.packed.shards import Split
 from trainjobs.evaluation.confusion import confusion_matrix
 from trainjobs.evaluation.evaluate import Evaluation
 from trainjobs.evaluation.plot_style import DPI, FAINT, INK, class_color, plain_axes, plain_text

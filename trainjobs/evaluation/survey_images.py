@@ -11,9 +11,9 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from trainjobs.data.images import RgbImage
-from trainjobs.data.schema import ImageRecord
-from trainjobs.data.survey import ImageRef, Repeat, is_whole_image
-from trainjobs.data.survey_reading import ReadDataset
+from trainjobs.data.packed.schema import ImageRecord
+from trainjobs.data.survey.reading import ReadDataset
+from trainjobs.data.survey.statistics import ImageRef, Repeat, is_whole_image
 from trainjobs.evaluation.plot_style import DPI, class_color, plain_text
 from trainjobs.evaluation.samples import CELL_PX, GAP_PX, draw_boxes, paste_image, place_column
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from trainjobs.data.survey import (
+from trainjobs.data.survey.statistics import (
     LARGE_AREA_PX,
     MEDIUM_AREA_PX,
     TINY_PX,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from trainjobs.data.scanning import QuarantineRow
-from trainjobs.data.survey import QUANTILES, TINY_PX, Survey
+from trainjobs.data.survey.statistics import QUANTILES, TINY_PX, Survey
 
 MAX_CLASSES = 20
 """In the text; of more, the most and the least frequent ones."""

@@ -13,8 +13,8 @@ from tests.builders import make_config
 from tests.classifiers import make_classification_task, make_context, write_thumbnails
 from tests.logging_state import logging_as_it_was
 from trainjobs.checkpoint import encode_weights
+from trainjobs.data.generated.shapes import generate_shapes
 from trainjobs.data.prepare import prepare_dataset
-from trainjobs.data.shapes import generate_shapes
 from trainjobs.detector.task import DetectionTask
 from trainjobs.task import Task
 from trainjobs.validate import main

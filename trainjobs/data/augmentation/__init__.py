@@ -1,0 +1,1 @@
+"""Training samples: planned as plain numbers, then executed on images and boxes."""

@@ -1,0 +1,1 @@
+"""Batches drawn where the model is, all samples at once."""

@@ -1,0 +1,1 @@
+"""The datasets that jobs generate when they are given none."""

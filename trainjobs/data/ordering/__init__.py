@@ -1,0 +1,1 @@
+"""Which image comes when, for whom, in which batch. Integers only, and no image is read."""

@@ -1,0 +1,1 @@
+"""Packed datasets: what shards hold, and how they are read."""
