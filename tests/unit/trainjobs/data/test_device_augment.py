@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.builders import make_orders, make_split
@@ -39,6 +39,8 @@ GEOMETRY_LEVELS = 1
 COLOR_LEVELS = 6
 """That level, times at most 1.4 (value) x 1.7 (saturation) about a maximum that may be one off too,
 and a rounding each for the hue, the maximum and the distance to it."""
+EDGE_FRACTION = 1e-4
+"""Pixels whose center is on a tile's edge but for float32's rounding: only one of the two fills them."""
 DECODER_LEVELS = 3
 """Decoded pixels averaged for libjpeg's shorter cosine transform, on smooth images of quality 95."""
 
@@ -168,11 +170,21 @@ AUGMENTS = st.builds(
     max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(augment=AUGMENTS, seed=st.integers(0, 2**32 - 1))
+@example(  # one pixel is on an edge
+    augment=AugmentConfig(
+        **{"mosaic_nine": 1.0, "mixup": 1.0, "degrees": 88.1130880946663, "translate": 0.9},
+        **{"scale": 0.06976233791455194, "shear": 20.0, "perspective": 0.001},
+        **{"hsv_h": 0.0, "cutout": 1.0},
+    ),
+    seed=0,
+)
 def test_any_sample_is_drawn_alike(augment: AugmentConfig, seed: int, folder: Path) -> None:
     split = make_source(folder)
     plans = make_plans(split, augment, seed)
     expected, found = by_cpu(plans, split), by_device(plans, split)
-    assert largest_difference(expected, found) <= COLOR_LEVELS
+    assert torch.equal(expected["targets"], found["targets"])
+    difference = (expected["images"].int() - found["images"].int()).abs().amax(dim=1)  # (B, H, W)
+    assert (difference > COLOR_LEVELS).float().mean() <= EDGE_FRACTION
     # Most pixels are equal: what differs are roundings, not places.
     assert (expected["images"].float() - found["images"].float()).abs().mean() < 0.6
 
