@@ -115,7 +115,7 @@ class TinyTask:
         """Of the seed."""
         return make_orders(self.num_images, seed=self.seed)
 
-    def build_model(self) -> nn.Module:
+    def build_model(self, *, continues: bool = False) -> nn.Module:
         """Convolution, BatchNorm, linear layer."""
         torch.manual_seed(self.seed)
         layers = (

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from cluster.config_io import from_dict
 from cluster.errors import CheckpointError
+from cluster.storage import RunPaths, is_uri
 
 logger = logging.getLogger(__name__)
 
@@ -143,48 +145,63 @@ def decode_weights(data: bytes, source: str) -> dict[str, Tensor]:
         raise CheckpointError(source, f"not a readable safetensors file ({error})") from error
 
 
-def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a weights file.
+def load_weights(location: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a weights file, by path or URI.
 
     Raises:
         CheckpointError: the file is missing, damaged, or no weights file of this service.
+        StorageError: the URI does not answer.
     """
+    if not is_uri(location):
+        return _load_weights(Path(location), location)
+    place, question, query = location.partition("?")  # an endpoint may follow the path
+    folder, _, name = place.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="trainjobs-weights-") as scratch:
+        copy = Path(scratch, "weights.safetensors")
+        copy.write_bytes(RunPaths(folder + question + query, "").read_bytes(name))
+        return _load_weights(copy, location)
+
+
+def _load_weights(path: Path, location: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(str(path), f"not a readable safetensors file ({error})") from error
+        raise CheckpointError(location, f"not a readable safetensors file ({error})") from error
     if header.get("format_version") != FORMAT_VERSION:
         raise CheckpointError(
-            str(path),
+            location,
             f"format_version {header.get('format_version')}, this version reads {FORMAT_VERSION}",
         )
     return tensors, header
 
 
-def load_into(model: nn.Module, path: Path, *, name: str, outputs: Collection[str]) -> None:
-    """Copy a weights file into `model`: all of it, or all but the outputs if classes differ.
+def load_fitting(
+    model: nn.Module, location: str, *, name: str, outputs: Collection[str]
+) -> dict[str, Tensor]:
+    """The tensors of a weights file that a network can start from: all, or all but the outputs.
 
     Args:
-        model: of the name.
-        path: of the file.
+        model: to start; it is left as it is.
+        location: path or URI of the file.
         name: of the model, for the error.
         outputs: names in its state of what depends on the classes.
 
     Raises:
-        CheckpointError: the file is of another model.
+        CheckpointError: the file cannot be read, or is of another model.
+        StorageError: the URI does not answer.
     """
-    tensors, header = load_weights(path)
+    tensors, header = load_weights(location)
     wanted = model.state_dict()
     fitting = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
     foreign = {k for k in wanted if k not in fitting}
     if foreign - set(outputs):
         raise CheckpointError(
-            str(path), f"is of {header.get('model', 'another model')}, not of {name}"
+            location, f"is of {header.get('model', 'another model')}, not of {name}"
         )
     if foreign:
         logger.warning(
-            "%s has %s classes: its output layer is not used", path, header.get("classes")
+            "%s has %s classes: its output layer is not used", location, header.get("classes")
         )
-    model.load_state_dict(fitting, strict=False)
+    return fitting

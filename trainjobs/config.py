@@ -27,7 +27,8 @@ class ModelConfig:
     """yolo: yolov5n, s, m, l, x or yolov5n6, s6, m6, l6, x6. classify: fastnet, or a model of
     torchvision's, such as resnet18."""
     weights: str | None = None
-    """Weights to start from: a safetensors file of this service. Default: random."""
+    """Weights to start from: a safetensors file of this service, by path or URI, that every node can read.
+    Default: random."""
     freeze: tuple[int | str, ...] = ()
     """Parts that are not trained: a name is for all parameters that are it or go on with a dot (model.0,
     model.24.m). Of YOLOv5, a number N is for the first N layers, several are for these layers. BatchNorm

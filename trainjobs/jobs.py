@@ -1,14 +1,21 @@
 """The jobs there are, by name: what each brings to a run besides its settings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import nn
 
+from cluster.errors import DatasetError
 from cluster.places import dataset_cache
+from trainjobs.checkpoint import load_fitting
 from trainjobs.classifier.measure import measure_classifier
-from trainjobs.classifier.task import ClassificationTask, build_network, check_classifier_config
+from trainjobs.classifier.task import (
+    ClassificationTask,
+    build_network,
+    check_classifier_config,
+    network_outputs,
+)
 from trainjobs.config import TrainConfig
 from trainjobs.data.generated.datasets import SHAPES, THUMBNAILS, Generated
 from trainjobs.data.mixture import prepare_datasets
@@ -16,8 +23,10 @@ from trainjobs.data.one_class import check_one_class_per_image
 from trainjobs.data.prepare import Prepared
 from trainjobs.detector.measure import measure_detector
 from trainjobs.detector.model import build_yolov5
-from trainjobs.detector.task import DetectionTask, check_model_config
+from trainjobs.detector.task import DetectionTask, check_model_config, output_keys
 from trainjobs.measurement import Measured, Measurement
+from trainjobs.optim.parts import check_settings
+from trainjobs.shapes_alone import shapes_alone
 from trainjobs.task import RankContext, Task
 
 
@@ -29,11 +38,16 @@ class Job:
     """Raises ConfigError for a model, or a setting, that this job cannot train with."""
     generated: Generated
     """The dataset of a run that is given none."""
-    check_data: Callable[[Prepared], None]
-    """Raises DatasetError for datasets, by what their indexes say, that this job cannot train on."""
+    check_data: Callable[[Prepared, str], None]
+    """Raises DatasetError for a dataset of that name, by what its index says, that is not for this
+    job."""
+    min_classes: int
+    """That there must be for training to make sense."""
     build_task: Callable[[TrainConfig, Prepared, RankContext], Task]
     build_network: Callable[[TrainConfig, int], nn.Module]
     """A new network by the config's model and number of classes."""
+    output_keys: Callable[[TrainConfig, int], Collection[str]]
+    """Names in its state of what depends on the number of classes."""
     measure: Callable[[Measurement], Measured]
     """The figures of trained weights, for `trainjobs.validate`."""
     key_metric: str
@@ -44,9 +58,13 @@ JOBS = {
     "yolo": Job(
         check_config=check_model_config,
         generated=SHAPES,
-        check_data=lambda _: None,  # any boxes will do
+        check_data=lambda _, __: None,  # any boxes will do
+        min_classes=1,
         build_task=DetectionTask,
         build_network=lambda config, num_classes: build_yolov5(config.model.name, num_classes),
+        output_keys=lambda config, num_classes: output_keys(
+            build_yolov5(config.model.name, num_classes)
+        ),
         measure=measure_detector,
         key_metric=DetectionTask.key_metric,
     ),
@@ -54,8 +72,10 @@ JOBS = {
         check_config=check_classifier_config,
         generated=THUMBNAILS,
         check_data=check_one_class_per_image,
+        min_classes=2,
         build_task=ClassificationTask,
         build_network=build_network,
+        output_keys=network_outputs,
         measure=measure_classifier,
         key_metric=ClassificationTask.key_metric,
     ),
@@ -70,5 +90,34 @@ def prepare_data(config: TrainConfig, job: Job) -> Prepared:
     """
     cache = Path(dataset_cache()).expanduser()
     data = prepare_datasets(config.data, cache, config.seed, job.generated)
-    job.check_data(data)
+    source = config.data.source or job.generated.name
+    job.check_data(data, source)
+    if (found := len(data.names)) < job.min_classes:
+        reason = f"has {found} class ({data.names[0]!r}); to tell classes apart takes two at least"
+        raise DatasetError(source, reason)
     return data
+
+
+def check_network(config: TrainConfig, job: Job, num_classes: int) -> nn.Module:
+    """Build the network that a run trains, without values, and hold the settings against it.
+
+    Raises:
+        ConfigError: `model.freeze` or `optim.lr_factors` names a part that it does not have.
+    """
+    with shapes_alone():
+        network = job.build_network(config, num_classes)
+    check_settings(network, config.model.freeze, config.optim.lr_factors)
+    return network
+
+
+def check_weights(config: TrainConfig, job: Job, network: nn.Module, num_classes: int) -> None:
+    """Read the weights that a new run is to start from, if any, before there are ranks that would.
+
+    Raises:
+        CheckpointError: the file cannot be read here, or is of another model.
+        StorageError: its URI does not answer.
+    """
+    if config.model.weights:
+        with shapes_alone():
+            outputs = job.output_keys(config, num_classes)
+        load_fitting(network, config.model.weights, name=config.model.name, outputs=outputs)

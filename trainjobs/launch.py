@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
-import torch
 from ray.train import (
     TrainingFailedError,
 )
@@ -37,9 +36,8 @@ from trainjobs.driver import Callback, Driver, failure_cause
 from trainjobs.fork import fork_from
 from trainjobs.gauges import RUN_GAUGES, RunGauges
 from trainjobs.interrupt import Interrupted, StopRequest, fit_in_thread, stop_on_signals
-from trainjobs.jobs import JOBS, prepare_data
+from trainjobs.jobs import JOBS, check_network, check_weights, prepare_data
 from trainjobs.locate import locate
-from trainjobs.optim.parts import check_settings
 from trainjobs.optim.schedule import lr_factor, weight_decay_in_force
 from trainjobs.provenance import provenance
 from trainjobs.resolve import (
@@ -125,9 +123,9 @@ def _launch(
         config = resolve_resume(config, saved)
     if done := finished_result(config, paths):
         return done
-    with torch.device("meta"):
-        network = JOBS[job].build_network(config, len(data.names))
-    check_settings(network, config.model.freeze, config.optim.lr_factors)
+    network = check_network(config, JOBS[job], len(data.names))
+    if saved is None:
+        check_weights(config, JOBS[job], network, len(data.names))
     with connect(cluster or ClusterConfig()) as session:
         plan = resources.plan(config.resources, session.nodes())
         if saved is None:

@@ -9,12 +9,12 @@ from cluster.credentials import credentials_apart
 from cluster.resources import describe
 from cluster.session import connect
 from trainjobs.config import OptimConfig, TrainConfig
-from trainjobs.jobs import JOBS, Job, prepare_data
+from trainjobs.jobs import JOBS, Job, check_network, check_weights, prepare_data
 from trainjobs.locate import locate
-from trainjobs.optim.parts import check_settings
 from trainjobs.optim.schedule import CYCLES, epoch_factor, lr_factor, weight_decay_in_force
 from trainjobs.resolve import build_plan, fit_batch, resolve_launch
 from trainjobs.run_folder import load_config
+from trainjobs.shapes_alone import shapes_alone
 from trainjobs.step_plan import StepPlan
 
 BYTES_PER_PARAMETER = 16
@@ -42,12 +42,13 @@ def _preview(config: TrainConfig, job: Job, cluster: ClusterConfig) -> str:
     config = resolve_launch(fit_batch(config, num_images), world_size=world_size)
     steps = build_plan(config, num_images=num_images, world_size=world_size)
     optim, full = config.optim, steps.images_per_step
-    network = job.build_network(config, len(data.names))
-    check_settings(network, config.model.freeze, optim.lr_factors)
+    network = check_network(config, job, len(data.names))
+    if not (continues := load_config(paths) is not None):
+        check_weights(config, job, network, len(data.names))
     num_parameters = count_parameters(network)
     state_mib = num_parameters * BYTES_PER_PARAMETER / 2**20
     lines = [
-        ("run", f"{paths.location()} ({'continues' if load_config(paths) else 'new'})"),
+        ("run", f"{paths.location()} ({'continues' if continues else 'new'})"),
         ("workers", describe(plan)),
         ("data", f"{num_images} training, {data.counts['val']} validation images, "
                  f"{len(data.names)} classes"),
@@ -95,8 +96,9 @@ def activation_bytes(config: TrainConfig, job: Job, num_classes: int) -> int:
         kept[id(tensor.untyped_storage())] = tensor.numel() * tensor.element_size()
         return tensor
 
-    with torch.device("meta"):
+    with shapes_alone():
         model = job.build_network(config, num_classes)
+    with torch.device("meta"):
         side = config.data.image_size
         images = torch.empty(config.batch_size_per_worker, 3, side, side)
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):

@@ -88,8 +88,12 @@ class Task(Protocol):
         """The training images, in the order of each epoch."""
         ...
 
-    def build_model(self) -> nn.Module:
-        """A new network, from the run's seed or its weights; equal on every rank."""
+    def build_model(self, *, continues: bool = False) -> nn.Module:
+        """A new network, from the run's seed or its weights; equal on every rank.
+
+        Args:
+            continues: A checkpoint's values are to be loaded into it: `model.weights` may be gone.
+        """
         ...
 
     def training_batches(self, batches: Iterable[list[Any]]) -> Iterable[Batch]:

@@ -54,7 +54,8 @@ def build_training(
     """
     optim = config.optim
     plan = build_plan(config, num_images=task.orders.num_images, world_size=world_size)
-    network = task.build_model()
+    found = newest_whole(checkpoints, device)
+    network = task.build_model(continues=found is not None)
     freeze_parts(network, config.model.freeze)
     record_batch_norm(network)
     network.to(device)
@@ -67,7 +68,7 @@ def build_training(
     inner = unwrapped(model)
     optimizer = build_optimizer(inner, optim, plan.images_per_step)
     state = TrainState()
-    if found := newest_whole(checkpoints, device):
+    if found:
         state, tensors = found
         inner.load_state_dict(tensors["model"])
         ema.resume(tensors["ema"], state.updates)

@@ -164,7 +164,7 @@ def open_data(options: Validate, job: "Job", image_size: int) -> "Prepared":
         generated=job.generated,
         splits=(options.split,),
     )
-    job.check_data(prepared)
+    job.check_data(prepared, options.data or job.generated.name)
     return prepared
 
 

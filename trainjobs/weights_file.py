@@ -1,16 +1,13 @@
 """A weights file of this service with what its header says of the model, and what goes into that."""
 
 import json
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from torch import Tensor, nn
 
 from cluster.config_io import from_dict, to_dict
 from cluster.errors import CheckpointError, ConfigError
-from cluster.storage import RunPaths, is_uri
 from trainjobs.checkpoint import load_weights
 from trainjobs.config import EvalConfig, TrainConfig
 
@@ -73,21 +70,7 @@ def read_weights(location: str) -> WeightsFile:
         CheckpointError: it is missing, damaged, or no weights file of this service.
         StorageError: the URI does not answer.
     """
-    if not is_uri(location):
-        return _read(Path(location), location)
-    place, question, query = location.partition("?")  # an endpoint may follow the path
-    folder, _, name = place.rpartition("/")
-    with tempfile.TemporaryDirectory(prefix="trainjobs-weights-") as scratch:
-        copy = Path(scratch, "weights.safetensors")
-        copy.write_bytes(RunPaths(folder + question + query, "").read_bytes(name))
-        return _read(copy, location)
-
-
-def _read(file: Path, location: str) -> WeightsFile:
-    try:
-        tensors, header = load_weights(file)
-    except CheckpointError as error:
-        raise CheckpointError(location, error.reason) from error
+    tensors, header = load_weights(location)
     try:
         model, classes = header["model"], json.loads(header["classes"])
         image_size = int(header["image_size"])

@@ -143,7 +143,7 @@ def good_files(folder: Path) -> dict[str, tuple[str, bytes, Read]]:
         "labels": ("labels.txt", LABELS.encode(), lambda f: read_labels(f, 2)),
         "coco": ("coco.json", json.dumps(coco).encode(), read_coco),
         "voc": ("1.xml", voc_text(OBJECTS["1.jpg"]).encode(), read_voc),
-        "weights": ("w.safetensors", weights, load_weights),
+        "weights": ("w.safetensors", weights, lambda f: load_weights(str(f))),
         "saved config": (CONFIG, config.encode(), in_run(load_config)),
         "saved sweep": (SETTINGS, sweep.encode(), in_run(load_settings)),
         "record": (RECORD, paths.read_bytes(RECORD), in_run(load_record)),

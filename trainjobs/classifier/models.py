@@ -1,20 +1,15 @@
 """Classification networks by name: torchvision's, and the fast network for small images."""
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import (
-    register_module_buffer_registration_hook,
-    register_module_parameter_registration_hook,
-)
+from torch import nn
 
 from cluster.errors import ConfigError
 from trainjobs.classifier.fast_net import WIDTHS, FastNet
 from trainjobs.config import TrainConfig
+from trainjobs.shapes_alone import shapes_alone
 
 SMALL_IMAGE_PX = 64
 """Up to this side a ResNet's usual stem, which shrinks by 4, leaves too little of an image."""
@@ -71,7 +66,7 @@ def check_image_size(config: TrainConfig) -> None:
     """Raise ConfigError for images, or a stem, that the network cannot take, by its shapes alone."""
     name, size = config.model.name, config.data.image_size
     try:
-        with _shapes_alone():
+        with shapes_alone():
             network = build_classifier(config, 2)
         with torch.device("meta"):
             network(torch.empty(2, 3, size, size))
@@ -85,37 +80,12 @@ def check_image_size(config: TrainConfig) -> None:
 
 def output_keys(config: TrainConfig, num_outputs: int) -> set[str]:
     """Names in the network's state of what depends on the number of outputs."""
-    with _shapes_alone():
+    with shapes_alone():
         one, other = (
             build_classifier(config, number).state_dict()
             for number in (num_outputs, num_outputs + 1)
         )
     return {key for key, tensor in one.items() if tensor.shape != other[key].shape}
-
-
-@contextmanager
-def _shapes_alone() -> Iterator[None]:
-    """Networks built here have shapes and no values, which takes neither time nor memory.
-
-    Inside `torch.device("meta")` a RegNet cannot be built: it computes its widths with tensors.
-    """
-
-    def drop_weight(_: nn.Module, __: str, weight: nn.Parameter) -> nn.Parameter:
-        return nn.Parameter(weight.to("meta"), weight.requires_grad)
-
-    def drop_buffer(_: nn.Module, __: str, buffer: Tensor | None) -> Tensor | None:
-        return None if buffer is None else buffer.to("meta")
-
-    # torch's stubs want hooks that return nothing; what they return takes the tensor's place.
-    hooks = (
-        register_module_parameter_registration_hook(drop_weight),  # type: ignore[arg-type]  # see above
-        register_module_buffer_registration_hook(drop_buffer),  # type: ignore[arg-type]  # see above
-    )
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _arguments(name: str, image_size: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cluster.errors import ConfigError
-from trainjobs.checkpoint import load_into
+from trainjobs.checkpoint import load_fitting
 from trainjobs.classifier.defaults import DEFAULTS, UNUSED
 from trainjobs.classifier.evaluator import ClassEvaluator, evaluate_model
 from trainjobs.classifier.fast_net import FastNet
@@ -59,8 +59,16 @@ def check_classifier_config(config: TrainConfig) -> None:
 
 def build_network(config: TrainConfig, num_classes: int) -> nn.Module:
     """The network that a config asks for: with an output per class, or of an embedding."""
-    outputs = embedding_size(build_loss(config.loss)) or num_classes
-    return build_classifier(config, outputs)
+    return build_classifier(config, _num_outputs(config, num_classes))
+
+
+def network_outputs(config: TrainConfig, num_classes: int) -> set[str]:
+    """Names in that network's state of what depends on the number of its outputs."""
+    return output_keys(config, _num_outputs(config, num_classes))
+
+
+def _num_outputs(config: TrainConfig, num_classes: int) -> int:
+    return embedding_size(build_loss(config.loss)) or num_classes
 
 
 class ClassificationTask:
@@ -88,18 +96,21 @@ class ClassificationTask:
         """Of the training split."""
         return build_orders(self.config, self.data, self.train)
 
-    def build_model(self) -> nn.Module:
+    def build_model(self, *, continues: bool = False) -> nn.Module:
         """A network from the run's seed, or from `model.weights`; equal on every rank."""
-        config = self.config
-        torch.manual_seed(config.seed)
-        model = build_network(config, len(self.names))
-        if config.model.weights:
-            outputs = output_keys(config, embedding_size(self._loss) or len(self.names))
-            path = Path(config.model.weights)
-            load_into(model, path, name=config.model.name, outputs=outputs)
+        torch.manual_seed(self.config.seed)
+        model = build_network(self.config, len(self.names))
+        if not continues:
+            self._start(model)
+        return model.to(memory_format=torch.channels_last)
+
+    def _start(self, model: nn.Module) -> None:
+        if weights := self.config.model.weights:
+            name, outputs = self.config.model.name, network_outputs(self.config, len(self.names))
+            fitting = load_fitting(model, weights, name=name, outputs=outputs)
+            model.load_state_dict(fitting, strict=False)
         elif isinstance(model, FastNet):
             model.whiten(self._first_images())
-        return model.to(memory_format=torch.channels_last)
 
     def training_batches(self, batches: Iterable[list[SampleRef]]) -> Iterable[Batch]:
         """Augmented images by (epoch, position, image), each with its class."""

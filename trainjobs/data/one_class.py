@@ -4,17 +4,22 @@ from cluster.errors import DatasetError
 from trainjobs.data.prepare import Prepared
 
 
-def check_one_class_per_image(prepared: Prepared) -> None:
+def check_one_class_per_image(prepared: Prepared, source: str) -> None:
     """Look at the index alone, so that a job can refuse a dataset for detection before it starts.
+
+    Args:
+        prepared: The dataset, and those beside it.
+        source: What the user calls it.
 
     Raises:
         DatasetError: A split has images without a box, or with several.
     """
-    for data in (prepared, *(other.data for other in prepared.also)):
-        _check(data)
+    _check(prepared, source)
+    for other in prepared.also:
+        _check(other.data, other.source)
 
 
-def _check(prepared: Prepared) -> None:
+def _check(prepared: Prepared, source: str) -> None:
     for split, entry in prepared.index.splits.items():
         num_boxes = sum(entry.num_boxes)
         if entry.num_background or num_boxes != entry.num_images:
@@ -22,4 +27,4 @@ def _check(prepared: Prepared) -> None:
                 f"{split}: a classifier needs one class per image, but {entry.num_images} images have "
                 f"{num_boxes} boxes, {entry.num_background} of them none; is this a dataset for detection?"
             )
-            raise DatasetError(prepared.location, reason)
+            raise DatasetError(source, reason)

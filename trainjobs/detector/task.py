@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from trainjobs.checkpoint import load_into
+from trainjobs.checkpoint import load_fitting
 from trainjobs.config import TrainConfig
 from trainjobs.data.loader import TrainingSamples, gray_batch
 from trainjobs.data.ordering.batch_shapes import BatchShapes, kinds_by_shape
@@ -80,13 +80,13 @@ class DetectionTask:
     def _stride(self) -> int:
         return max_stride(self.config.model.name)
 
-    def build_model(self) -> nn.Module:
+    def build_model(self, *, continues: bool = False) -> nn.Module:
         """YOLOv5 from the run's seed, or from `model.weights`; equal on every rank."""
         torch.manual_seed(self.config.seed)
         model = build_yolov5(self.config.model.name, len(self.names))
-        if self.config.model.weights:
-            path = Path(self.config.model.weights)
-            load_into(model, path, name=model.name, outputs=output_keys(model))
+        if (weights := self.config.model.weights) and not continues:
+            fitting = load_fitting(model, weights, name=model.name, outputs=output_keys(model))
+            model.load_state_dict(fitting, strict=False)
         self._loss = DetectionLoss(
             model.anchors, len(self.names), self.config.data.image_size, self.config.loss
         )

@@ -133,7 +133,7 @@ def make_model() -> nn.Module:
 def test_weights_and_header_come_back(tmp_path: Path) -> None:
     model, path = make_model(), tmp_path / "w.safetensors"
     path.write_bytes(encode_weights(model, {"model": "tiny"}))
-    tensors, header = load_weights(path)
+    tensors, header = load_weights(str(path))
     assert_same_tensors(tensors, dict(model.state_dict()))
     assert header == {"format_version": "1", "model": "tiny"}
 
@@ -143,9 +143,9 @@ def test_damaged_or_missing_weights_are_an_error_that_names_the_file(tmp_path: P
     for name, content in (("cut", whole[:-9]), ("empty", b""), ("text", b"no weights" * 9)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=f"{name}: not a readable safetensors"):
-            load_weights(tmp_path / name)
+            load_weights(str(tmp_path / name))
     with pytest.raises(CheckpointError, match="absent"):
-        load_weights(tmp_path / "absent")
+        load_weights(str(tmp_path / "absent"))
 
 
 def test_weights_of_another_service_are_an_error(tmp_path: Path) -> None:
@@ -153,4 +153,4 @@ def test_weights_of_another_service_are_an_error(tmp_path: Path) -> None:
 
     save_file({"w": torch.zeros(1)}, tmp_path / "foreign")
     with pytest.raises(CheckpointError, match="format_version None, this version reads 1"):
-        load_weights(tmp_path / "foreign")
+        load_weights(str(tmp_path / "foreign"))

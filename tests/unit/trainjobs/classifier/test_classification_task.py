@@ -250,9 +250,9 @@ def test_a_dataset_for_detection_is_refused_also_beside_one_of_classes(
         return prepare_datasets(config.data, tmp_path / "cache", seed=0)
 
     classes, detection = prepare(source), prepare(boxes)
-    JOBS["yolo"].check_data(detection)
-    JOBS["classify"].check_data(classes)
+    JOBS["yolo"].check_data(detection, "main")
+    JOBS["classify"].check_data(classes, "main")
     beside = Addition(source="boxes", weight=1.0, data=detection)
-    for refused in (detection, replace(classes, also=(beside,))):
-        with pytest.raises(DatasetError, match=r"one class per image.*for detection"):
-            JOBS["classify"].check_data(refused)
+    for refused, name in ((detection, "main"), (replace(classes, also=(beside,)), "boxes")):
+        with pytest.raises(DatasetError, match=rf"{name}: .*one class per image.*for detection"):
+            JOBS["classify"].check_data(refused, "main")

@@ -31,7 +31,7 @@ def test_a_folder_is_a_class_and_the_image_its_only_box(tmp_path: Path) -> None:
     assert prepared.names == ("cat", "owl")
     assert prepared.counts == {"train": 4, "val": 4}
     assert prepared.index.splits["train"].num_boxes == (2, 2)
-    check_one_class_per_image(prepared)
+    check_one_class_per_image(prepared, "data")
     train = prepared.open("train")
     assert [(train.id(i), train.label(i)) for i in (0, 3)] == [
         ("train/cat/0.png", 0),
@@ -130,8 +130,8 @@ def test_a_classifier_refuses_a_dataset_for_detection(tmp_path: Path) -> None:
     (tmp_path / "shapes").mkdir()
     generate_shapes(tmp_path / "shapes", num_train=3, num_val=2, image_size=32, seed=0)
     prepared = prepare(tmp_path / "shapes", tmp_path / "cache")
-    with pytest.raises(DatasetError, match="train: a classifier needs one class per image, but 3 "):
-        check_one_class_per_image(prepared)
+    with pytest.raises(DatasetError, match="shapes: train: a classifier needs one class per "):
+        check_one_class_per_image(prepared, "shapes")
 
 
 @pytest.mark.parametrize("count", [0, 2])
