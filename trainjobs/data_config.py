@@ -34,7 +34,8 @@ class DataConfig:
     max_bad_fraction: float = 0.05
     """Largest fraction of unusable images in a split before the run stops (at least 10 images)."""
     cache_gib: float = 50.0
-    """GiB of fetched shards that a node keeps, for all runs and datasets."""
+    """GiB of fetched shards that a node keeps, for all runs, and again of the datasets that were packed
+    or decoded there; of these, what a run uses stays in any case."""
     decoded_gib: float = 4.0
     """A classifier's images are decoded once, at image_size, if a split takes no more GiB than this: in
     the cache of each node, and on each GPU. Else, and with 0, they are decoded each time."""

@@ -25,6 +25,7 @@ from trainjobs.classifier.models import (
     output_keys,
 )
 from trainjobs.config import AugmentConfig, TrainConfig
+from trainjobs.data.cached_folders import prepared_folders
 from trainjobs.data.device.decoded_batches import DECODED, DecodedBatches
 from trainjobs.data.device.decoded_split import DecodedSplit, decoded_bytes, load_decoded
 from trainjobs.data.loader import EvaluationSamples, TrainingSamples, gray_batch
@@ -209,7 +210,7 @@ class ClassificationTask:
             split,
             f"{self.data.fingerprint[:16]}-{name}",
             image_size=self.config.data.image_size,
-            cache=self.context.cache,
+            folders=prepared_folders(self.context.cache, self.config.data.cache_gib),
             device=self.context.device,
         )
 

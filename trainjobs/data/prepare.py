@@ -14,7 +14,7 @@ from pathlib import Path
 from cluster.errors import DatasetError, StorageError
 from cluster.storage import RunPaths, is_uri
 from trainjobs.config import DataConfig
-from trainjobs.data.cached_folder import locked, make_whole
+from trainjobs.data.cached_folders import CachedFolders, prepared_folders
 from trainjobs.data.generated.datasets import SHAPES, Generated
 from trainjobs.data.ordering.copies import Share, images_in_all
 from trainjobs.data.packed.cache import CachedShards, LocalShards
@@ -143,8 +143,7 @@ def prepare_dataset(
     location = packed_location(source)
     if location is None:
         location = str(_pack_here(source or generated, cache, data, seed, splits))
-    room = round(data.cache_gib * 2**30)
-    remote = CachedShards(location, cache / "shards", room)
+    remote = CachedShards(location, cache / "shards", round(data.cache_gib * 2**30))
     prepared = open_packed(location, remote if is_uri(location) else LocalShards(Path(location)))
     for split in splits:
         if split not in prepared.index.splits:
@@ -199,13 +198,11 @@ def open_packed(location: str, fetch: LocalShards | CachedShards) -> Prepared:
 def _pack_here(
     source: str | Generated, cache: Path, data: DataConfig, seed: int, splits: tuple[str, ...]
 ) -> Path:
-    cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / "prepare.lock"):
-        raw = source if isinstance(source, str) else _generate(source, cache, data, seed)
-        spec = read_data_yaml(Path(raw))
-        folder = cache / f"dataset-{source_key(spec, splits)[:16]}"
-        make_whole(folder, lambda new: _pack(spec, splits, new))
-    return folder
+    folders = prepared_folders(cache, data.cache_gib)
+    raw = Path(source) if isinstance(source, str) else _generate(source, folders, data, seed)
+    spec = read_data_yaml(raw)
+    name = f"dataset-{source_key(spec, splits)[:16]}"
+    return folders.get(name, lambda new: _pack(spec, splits, new))
 
 
 def _pack(spec: DatasetSpec, splits: tuple[str, ...], folder: Path) -> None:
@@ -221,16 +218,14 @@ def _pack(spec: DatasetSpec, splits: tuple[str, ...], folder: Path) -> None:
     save_index(RunPaths(str(folder), ""), sources, packed)
 
 
-def _generate(generated: Generated, cache: Path, data: DataConfig, seed: int) -> Path:
+def _generate(generated: Generated, folders: CachedFolders, data: DataConfig, seed: int) -> Path:
     num_train, size = data.generated_images, data.image_size
-    folder = cache / f"{generated.name}-{num_train}-{size}px-seed{seed}"
-    make_whole(
-        folder,
+    return folders.get(
+        f"{generated.name}-{num_train}-{size}px-seed{seed}",
         lambda new: generated.write(
             new, num_train=num_train, num_val=generated.num_val, image_size=size, seed=seed
         ),
     )
-    return folder
 
 
 def is_too_bad(num_skipped: int, num_images: int, max_bad_fraction: float) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainjobs.data.augmentation.augment import execute
 from trainjobs.data.augmentation.sample_plan import plan_letterbox
-from trainjobs.data.cached_folder import locked, make_whole
+from trainjobs.data.cached_folders import CachedFolders
 from trainjobs.data.images import decoding_threads
 from trainjobs.data.packed.joined import TrainingSplit
 
@@ -43,7 +43,7 @@ def decoded_bytes(num_images: int, image_size: int) -> int:
 
 
 def load_decoded(
-    split: TrainingSplit, key: str, *, image_size: int, cache: Path, device: torch.device
+    split: TrainingSplit, key: str, *, image_size: int, folders: CachedFolders, device: torch.device
 ) -> DecodedSplit:
     """Decode a split if no process of this node has done so yet, and map or copy the pixels.
 
@@ -51,16 +51,14 @@ def load_decoded(
         split: Images with one box each.
         key: Names what the split holds, as part of a folder's name.
         image_size: Px of the side of the square that each image is fitted into.
-        cache: Folder on this node that this service may fill.
+        folders: Of this node, that hold what was decoded.
         device: That a copy is made on, unless it is a CPU.
 
     Raises:
         DatasetError: an image is damaged, or not of one class; names it.
     """
-    folder = cache / f"decoded-v{VERSION}-{key}-{image_size}px"
-    cache.mkdir(parents=True, exist_ok=True)
-    with locked(cache / f"{folder.name}.lock"):
-        make_whole(folder, lambda new: _decode(split, image_size, new))
+    name = f"decoded-v{VERSION}-{key}-{image_size}px"
+    folder = folders.get(name, lambda new: _decode(split, image_size, new))
     # Copy-on-write, for torch warns of memory that cannot be written to; nobody writes, so that
     # the pages stay those of the file.
     arrays = (np.load(folder / name, mmap_mode="c") for name in (IMAGES, CLASSES))

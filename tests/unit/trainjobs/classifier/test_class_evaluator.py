@@ -12,6 +12,7 @@ from tests.ranks import evaluate_classes, run_on_ranks
 from trainjobs.classifier.evaluator import ClassEvaluator
 from trainjobs.classifier.inference import Normalization, batch_statistics, class_outputs
 from trainjobs.classifier.models import build_classifier
+from trainjobs.data.cached_folders import CachedFolders
 from trainjobs.data.device.decoded_split import load_decoded
 from trainjobs.data.mixture import prepare_datasets
 from trainjobs.data.packed.shards import Split
@@ -45,7 +46,8 @@ def model() -> nn.Module:
 def evaluate(
     val: Split, cache: Path, model: nn.Module, *, decode: bool = False, embeds: bool = False
 ) -> ClassEvaluation:
-    decoded = load_decoded(val, "val", image_size=SIDE_PX, cache=cache, device=CPU)
+    folders = CachedFolders(cache, 0)
+    decoded = load_decoded(val, "val", image_size=SIDE_PX, folders=folders, device=CPU)
     evaluator = ClassEvaluator(
         val,
         image_size=SIDE_PX,

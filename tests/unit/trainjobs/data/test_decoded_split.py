@@ -14,6 +14,7 @@ from cluster.errors import DatasetError
 from tests.builders import CPU, make_split
 from tests.classified_images import make_png, write_folders
 from tests.classifiers import make_classifier_config, write_thumbnails
+from trainjobs.data.cached_folders import CachedFolders
 from trainjobs.data.device.decoded_split import (
     CLASSES,
     IMAGES,
@@ -66,7 +67,7 @@ def prepare(source: Path, *also: str) -> Prepared:
 
 
 def decode(split: TrainingSplit, cache: Path, key: str = "key") -> DecodedSplit:
-    return load_decoded(split, key, image_size=SIDE, cache=cache, device=CPU)
+    return load_decoded(split, key, image_size=SIDE, folders=CachedFolders(cache, 0), device=CPU)
 
 
 def files_of(cache: Path) -> dict[str, tuple[int, bytes]]:
@@ -125,7 +126,8 @@ def test_another_key_or_size_is_decoded_apart(source: Path, tmp_path: Path) -> N
     prepared = prepare(source)
     decode(prepared.open_train(), tmp_path, "one")
     decode(prepared.open("val"), tmp_path, "two")
-    load_decoded(prepared.open("val"), "two", image_size=40, cache=tmp_path, device=CPU)
+    folders = CachedFolders(tmp_path, 0)
+    load_decoded(prepared.open("val"), "two", image_size=40, folders=folders, device=CPU)
     assert len({file.parent for file in tmp_path.rglob(IMAGES)}) == 3
 
 

@@ -77,7 +77,7 @@ def test_without_a_source_a_dataset_is_generated_once(tmp_path: Path) -> None:
     first = prepare_dataset(None, tmp_path, CONFIG, 7, generated=few)
     assert first.counts == {"train": 3, "val": 2}
     assert prepare_dataset(None, tmp_path, CONFIG, 7, generated=few) == first
-    assert len(list(tmp_path.glob("shapes-v1-3-32px-seed7"))) == 1
+    assert len(list(tmp_path.glob("prepared/shapes-v1-3-32px-seed7"))) == 1
 
 
 def test_each_job_generates_a_dataset_of_its_own(tmp_path: Path) -> None:
@@ -129,7 +129,8 @@ def test_a_failure_leaves_nothing_behind(dataset: Path) -> None:
     (dataset / "labels" / "val" / "000001.txt").write_text("9 0.5 0.5 0.1 0.1\n")
     with pytest.raises(DatasetError):
         prepare(dataset)
-    assert [file.name for file in (dataset.parent / "cache").iterdir()] == ["prepare.lock"]
+    (lock,) = (dataset.parent / "cache" / "prepared").iterdir()
+    assert lock.is_file()
 
 
 def test_the_users_files_are_not_touched(dataset: Path) -> None:
