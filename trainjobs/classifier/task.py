@@ -116,9 +116,10 @@ class ClassificationTask:
     def training_batches(self, batches: Iterable[list[SampleRef]]) -> Iterable[Batch]:
         """Augmented images by (epoch, position, image), each with its class."""
         config = self.config
-        decoded = None if _not_decoded(config.augment) else self._decoded(self.train, "train")
-        if decoded is not None:
-            return DecodedBatches(decoded, batches, config.augment, seed=config.seed)
+        if not _not_decoded(config.augment):
+            decoded = self._decoded(self.train, "train", self.data.fingerprint)
+            if decoded is not None:
+                return DecodedBatches(decoded, batches, config.augment, seed=config.seed)
         if config.augment.alternate_flip:
             raise ConfigError(
                 "augment.alternate_flip: is for decoded images, and these take "
@@ -199,16 +200,16 @@ class ClassificationTask:
             image_size=self.config.data.image_size,
             batch_size=self.config.batch_size_per_worker,
             context=self.context,
-            decoded=self._decoded(self.val, "val"),
+            decoded=self._decoded(self.val, "val", self.data.index.fingerprint),
         )
 
-    def _decoded(self, split: TrainingSplit, name: str) -> DecodedSplit | None:
+    def _decoded(self, split: TrainingSplit, name: str, fingerprint: str) -> DecodedSplit | None:
         """A split's images, decoded, if they are to be kept."""
         if _gib(split, self.config) > self.config.data.decoded_gib:
             return None
         return load_decoded(
             split,
-            f"{self.data.fingerprint[:16]}-{name}",
+            f"{fingerprint[:16]}-{name}",
             image_size=self.config.data.image_size,
             folders=prepared_folders(self.context.cache, self.config.data.cache_gib),
             device=self.context.device,

@@ -1,5 +1,6 @@
 """Classification as a task: the same training on any number of workers, and what it refuses."""
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -125,6 +126,19 @@ def test_images_that_are_trained_on_beside_have_the_first_datasets_classes(
         task.names[int(label)] for batch in batches_of(task) for label in batch["targets"][:, 1]
     )
     assert classes["star"] == classes["bar"] == 2 * (4 + 2 * 2) and classes["ring"] == 2 * 4
+
+
+def test_the_validation_split_is_decoded_once_whatever_is_trained_on_beside(
+    source: Path, tmp_path: Path
+) -> None:
+    other = write_folders(tmp_path / "other", {"train": ["star"], "val": ["star"]})
+    shutil.copytree(source, tmp_path / "first")
+    for also in ([], [str(other)]):
+        task = make(tmp_path / "first", {"data.also": also})
+        batches_of(task)
+        task.evaluate(task.build_model())
+    decoded = [path.name.split("-")[-2] for path in tmp_path.glob("cache/prepared/decoded-*px")]
+    assert sorted(decoded) == ["train", "train", "val"]
 
 
 @pytest.mark.parametrize("changes", [{}, TRIPLET, {"model.name": "resnet18"}], ids=str)
