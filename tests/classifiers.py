@@ -28,13 +28,16 @@ def write_thumbnails(
 
 
 def make_classifier_config(changes: Mapping[str, object] | None = None) -> TrainConfig:
-    """Two epochs of the small fast network in steps of 16, micro-batches of 8; or as `changes` say."""
+    """Two epochs of the small fast network in steps of 16, micro-batches of 8, no warmup; or as
+    `changes` say."""
     settings: dict[str, object] = {
         "epochs": 2,
         "model.name": "fastnet_s",
         "batch_size_per_worker": 8,
         "optim.images_per_step": 16,
         "optim.nominal_batch_size": 16,
+        "optim.warmup_epochs": 0.0,
+        "optim.warmup_min_images": 0,
     }
     config = DEFAULTS
     for path, value in {**settings, **(changes or {})}.items():

@@ -40,7 +40,10 @@ def make_config(storage: Path, name: str, *, num_workers: int) -> TrainConfig:
         epochs=2,
         batch_size_per_worker=32,
         data=dataclasses.replace(DEMO.config.data, generated_images=256),
-        optim=dataclasses.replace(DEMO.config.optim, images_per_step=64),
+        # Steps of two micro-batches from the first on: warmup would begin with one on one worker.
+        optim=dataclasses.replace(
+            DEMO.config.optim, images_per_step=64, warmup_epochs=0.0, warmup_min_images=0
+        ),
         resources=ResourceRequest(num_workers=num_workers, storage=str(storage)),
     )
 
@@ -73,7 +76,10 @@ def test_a_classifier_leaves_a_complete_run_folder(two_workers: RunResult, stora
 
 def test_two_workers_train_as_one_does(two_workers: RunResult, storage: Path) -> None:
     launch(make_config(storage, "one", num_workers=1), job="classify")
-    for one, two in zip(read_metrics(storage / "one"), read_metrics(storage / "two"), strict=True):
+    rows = list(zip(read_metrics(storage / "one"), read_metrics(storage / "two"), strict=True))
+    assert float(rows[0][0]["train_loss"]) - float(rows[1][0]["train_loss"]) > 0.1  # it learns
+    for one, two in rows:
+        assert one["optimizer_steps"] == two["optimizer_steps"]
         assert float(one["train_loss"]) == pytest.approx(
             float(two["train_loss"]), rel=SAME_CURVE_TOLERANCE
         )

@@ -70,6 +70,8 @@ def test_two_micro_batches_on_one_worker_train_as_one_on_each_of_two(
     source: Path, tmp_path: Path, seed: int
 ) -> None:
     arguments = {"source": source, "checkpoint": tmp_path, "changes": {"seed": seed}}
+    plan = build_plan(make(source).config, num_images=40, world_size=2)
+    assert [step.sizes for step in plan.steps(0)] == [(8, 8), (8, 8), (8,)]
     alone = train_classifier(0, 1, **arguments)
     both = run_on_ranks(2, train_classifier, **arguments)
     assert both[0]["history"] == both[1]["history"]
