@@ -117,7 +117,7 @@ class ClassificationTask:
         """Augmented images by (epoch, position, image), each with its class."""
         config = self.config
         if not _not_decoded(config.augment):
-            decoded = self._decoded(self.train, "train", self.data.fingerprint)
+            decoded = self._decoded(self.train)
             if decoded is not None:
                 return DecodedBatches(decoded, batches, config.augment, seed=config.seed)
         if config.augment.alternate_flip:
@@ -200,16 +200,15 @@ class ClassificationTask:
             image_size=self.config.data.image_size,
             batch_size=self.config.batch_size_per_worker,
             context=self.context,
-            decoded=self._decoded(self.val, "val", self.data.index.fingerprint),
+            decoded=self._decoded(self.val),
         )
 
-    def _decoded(self, split: TrainingSplit, name: str, fingerprint: str) -> DecodedSplit | None:
+    def _decoded(self, split: TrainingSplit) -> DecodedSplit | None:
         """A split's images, decoded, if they are to be kept."""
         if _gib(split, self.config) > self.config.data.decoded_gib:
             return None
         return load_decoded(
             split,
-            f"{fingerprint[:16]}-{name}",
             image_size=self.config.data.image_size,
             folders=prepared_folders(self.context.cache, self.config.data.cache_gib),
             device=self.context.device,

@@ -43,13 +43,12 @@ def decoded_bytes(num_images: int, image_size: int) -> int:
 
 
 def load_decoded(
-    split: TrainingSplit, key: str, *, image_size: int, folders: CachedFolders, device: torch.device
+    split: TrainingSplit, *, image_size: int, folders: CachedFolders, device: torch.device
 ) -> DecodedSplit:
     """Decode a split if no process of this node has done so yet, and map or copy the pixels.
 
     Args:
         split: Images with one box each.
-        key: Names what the split holds, as part of a folder's name.
         image_size: Px of the side of the square that each image is fitted into.
         folders: Of this node, that hold what was decoded.
         device: That a copy is made on, unless it is a CPU.
@@ -57,7 +56,7 @@ def load_decoded(
     Raises:
         DatasetError: an image is damaged, or not of one class; names it.
     """
-    name = f"decoded-v{VERSION}-{key}-{image_size}px"
+    name = f"decoded-v{VERSION}-{split.digest[:16]}-{image_size}px"
     folder = folders.get(name, lambda new: _decode(split, image_size, new))
     # Copy-on-write, for torch warns of memory that cannot be written to; nobody writes, so that
     # the pages stay those of the file.

@@ -1,5 +1,6 @@
 """Splits of several datasets as one: images are counted through them, classes are the first one's."""
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
@@ -32,6 +33,11 @@ class JoinedSplit:
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    @property
+    def digest(self) -> str:
+        """See `Split.digest`."""
+        return hashlib.sha256("".join(split.digest for split in self._splits).encode()).hexdigest()
 
     def fetch(self, number: int) -> None:
         """See `Split.fetch`."""

@@ -4,6 +4,7 @@ A split counts its images through its shards. Nothing is copied but what is aske
 of a node is shared by all processes that read.
 """
 
+import hashlib
 import json
 from bisect import bisect_right
 from collections import OrderedDict
@@ -198,6 +199,12 @@ class Split:
 
     def __len__(self) -> int:
         return self._starts[-1]
+
+    @property
+    def digest(self) -> str:
+        """Of the images, their labels and their order, which the dataset's fingerprint does not say."""
+        sums = [shard.sha256 for shard in self._entry.shards]
+        return hashlib.sha256(repr((self.names, sums)).encode()).hexdigest()
 
     def fetch(self, number: int) -> None:
         """Bring a shard to this node, if that can be done; what is wrong shows when it is needed."""

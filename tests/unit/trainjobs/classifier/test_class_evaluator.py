@@ -47,7 +47,7 @@ def evaluate(
     val: Split, cache: Path, model: nn.Module, *, decode: bool = False, embeds: bool = False
 ) -> ClassEvaluation:
     folders = CachedFolders(cache, 0)
-    decoded = load_decoded(val, "val", image_size=SIDE_PX, folders=folders, device=CPU)
+    decoded = load_decoded(val, image_size=SIDE_PX, folders=folders, device=CPU)
     evaluator = ClassEvaluator(
         val,
         image_size=SIDE_PX,

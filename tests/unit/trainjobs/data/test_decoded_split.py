@@ -66,8 +66,8 @@ def prepare(source: Path, *also: str) -> Prepared:
     return prepare_datasets(config.data, source.parent / "cache", seed=0)
 
 
-def decode(split: TrainingSplit, cache: Path, key: str = "key") -> DecodedSplit:
-    return load_decoded(split, key, image_size=SIDE, folders=CachedFolders(cache, 0), device=CPU)
+def decode(split: TrainingSplit, cache: Path) -> DecodedSplit:
+    return load_decoded(split, image_size=SIDE, folders=CachedFolders(cache, 0), device=CPU)
 
 
 def files_of(cache: Path) -> dict[str, tuple[int, bytes]]:
@@ -122,13 +122,32 @@ def test_who_writes_to_what_was_loaded_changes_it_for_nobody_else(
     assert decode(split, tmp_path).images.any()
 
 
-def test_another_key_or_size_is_decoded_apart(source: Path, tmp_path: Path) -> None:
+def test_another_split_or_size_is_decoded_apart(source: Path, tmp_path: Path) -> None:
     prepared = prepare(source)
-    decode(prepared.open_train(), tmp_path, "one")
-    decode(prepared.open("val"), tmp_path, "two")
+    decode(prepared.open_train(), tmp_path)
+    decode(prepared.open("val"), tmp_path)
     folders = CachedFolders(tmp_path, 0)
-    load_decoded(prepared.open("val"), "two", image_size=40, folders=folders, device=CPU)
+    load_decoded(prepared.open("val"), image_size=40, folders=folders, device=CPU)
     assert len({file.parent for file in tmp_path.rglob(IMAGES)}) == 3
+
+
+def test_the_same_images_in_another_order_are_decoded_apart(tmp_path: Path) -> None:
+    images = [make_png(number) for number in range(4)]
+    records = [
+        ImageRecord(
+            id=f"{number}.png", height=12, width=16, classes=[number % 2],
+            boxes_cxcywh_norm=[(0.5, 0.5, 1.0, 1.0)],
+        )
+        for number in range(4)
+    ]  # fmt: skip
+    for name, order in (("one", [0, 1, 2, 3]), ("other", [2, 1, 0, 3])):
+        (tmp_path / name).mkdir()
+        split = make_split(tmp_path / name, [records[i] for i in order], [images[i] for i in order])
+        found = decode(split, tmp_path / "cache")
+        assert found.classes.tolist() == [i % 2 for i in order]
+        for index in range(4):
+            image, _ = EvaluationSamples(split=split, image_size=SIDE)[index, SIDE, SIDE]
+            assert torch.equal(found.images[index], torch.tensor(image))
 
 
 def test_those_who_ask_at_once_decode_once(source: Path, tmp_path: Path) -> None:
