@@ -77,7 +77,8 @@ def test_a_classifier_leaves_a_complete_run_folder(two_workers: RunResult, stora
 def test_two_workers_train_as_one_does(two_workers: RunResult, storage: Path) -> None:
     launch(make_config(storage, "one", num_workers=1), job="classify")
     rows = list(zip(read_metrics(storage / "one"), read_metrics(storage / "two"), strict=True))
-    assert float(rows[0][0]["train_loss"]) - float(rows[1][0]["train_loss"]) > 0.1  # it learns
+    first, second = (float(one["train_loss"]) for one, _ in rows)
+    assert first - second > 10 * SAME_CURVE_TOLERANCE * first  # it learns
     for one, two in rows:
         assert one["optimizer_steps"] == two["optimizer_steps"]
         assert float(one["train_loss"]) == pytest.approx(
