@@ -45,6 +45,17 @@ class Weighted(nn.Module):
         return scaled(outputs, classes) * self.factor
 
 
+class ClassWeighted(nn.Module):
+    """With a weight for each of so many classes."""
+
+    def __init__(self, num_classes: float) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.arange(1.0, num_classes + 1))
+
+    def forward(self, outputs: Tensor, classes: Tensor) -> Tensor:
+        return functional.cross_entropy(outputs, classes, weight=self.weight)
+
+
 def spread(outputs: Tensor, classes: Tensor, factor: float = 1.0) -> Tensor:
     """Of embeddings."""
     return factor * outputs.square().mean() + 0 * classes.sum()

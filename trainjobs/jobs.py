@@ -10,11 +10,12 @@ from cluster.errors import DatasetError
 from cluster.places import dataset_cache
 from trainjobs.checkpoint import load_fitting
 from trainjobs.classifier.measure import measure_classifier
+from trainjobs.classifier.models import build_classifier
+from trainjobs.classifier.models import output_keys as classifier_output_keys
 from trainjobs.classifier.task import (
     ClassificationTask,
-    build_network,
     check_classifier_config,
-    network_outputs,
+    num_outputs,
 )
 from trainjobs.config import TrainConfig
 from trainjobs.data.generated.datasets import SHAPES, THUMBNAILS, Generated
@@ -44,10 +45,13 @@ class Job:
     min_classes: int
     """That there must be for training to make sense."""
     build_task: Callable[[TrainConfig, Prepared, RankContext], Task]
+    num_outputs: Callable[[TrainConfig, int], int]
+    """Number of classes -> that the config's network is built for: they, or an embedding's size.
+    Raises ConfigError if the settings do not go with so many classes."""
     build_network: Callable[[TrainConfig, int], nn.Module]
-    """A new network by the config's model and number of classes."""
+    """A new network by the config's model, with so many outputs."""
     output_keys: Callable[[TrainConfig, int], Collection[str]]
-    """Names in its state of what depends on the number of classes."""
+    """Names in its state of what depends on the number of outputs."""
     measure: Callable[[Measurement], Measured]
     """The figures of trained weights, for `trainjobs.validate`."""
     key_metric: str
@@ -61,6 +65,7 @@ JOBS = {
         check_data=lambda _, __: None,  # any boxes will do
         min_classes=1,
         build_task=DetectionTask,
+        num_outputs=lambda _, num_classes: num_classes,
         build_network=lambda config, num_classes: build_yolov5(config.model.name, num_classes),
         output_keys=lambda config, num_classes: output_keys(
             build_yolov5(config.model.name, num_classes)
@@ -74,8 +79,9 @@ JOBS = {
         check_data=check_one_class_per_image,
         min_classes=2,
         build_task=ClassificationTask,
-        build_network=build_network,
-        output_keys=network_outputs,
+        num_outputs=num_outputs,
+        build_network=build_classifier,
+        output_keys=classifier_output_keys,
         measure=measure_classifier,
         key_metric=ClassificationTask.key_metric,
     ),
@@ -102,10 +108,12 @@ def check_network(config: TrainConfig, job: Job, num_classes: int) -> nn.Module:
     """Build the network that a run trains, without values, and hold the settings against it.
 
     Raises:
-        ConfigError: `model.freeze` or `optim.lr_factors` names a part that it does not have.
+        ConfigError: `model.freeze` or `optim.lr_factors` names a part that it does not have, or the
+            loss fails on so many classes.
     """
+    outputs = job.num_outputs(config, num_classes)
     with shapes_alone():
-        network = job.build_network(config, num_classes)
+        network = job.build_network(config, outputs)
     check_settings(network, config.model.freeze, config.optim.lr_factors)
     return network
 
@@ -118,6 +126,7 @@ def check_weights(config: TrainConfig, job: Job, network: nn.Module, num_classes
         StorageError: its URI does not answer.
     """
     if config.model.weights:
+        num_outputs = job.num_outputs(config, num_classes)
         with shapes_alone():
-            outputs = job.output_keys(config, num_classes)
+            outputs = job.output_keys(config, num_outputs)
         load_fitting(network, config.model.weights, name=config.model.name, outputs=outputs)

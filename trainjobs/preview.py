@@ -96,8 +96,9 @@ def activation_bytes(config: TrainConfig, job: Job, num_classes: int) -> int:
         kept[id(tensor.untyped_storage())] = tensor.numel() * tensor.element_size()
         return tensor
 
+    num_outputs = job.num_outputs(config, num_classes)
     with shapes_alone():
-        model = job.build_network(config, num_classes)
+        model = job.build_network(config, num_outputs)
     with torch.device("meta"):
         side = config.data.image_size
         images = torch.empty(config.batch_size_per_worker, 3, side, side)

@@ -21,11 +21,15 @@ from trainjobs.config import LossConfig
 ClassLoss = Callable[[Tensor, Tensor], Tensor]
 
 
-def build_loss(config: LossConfig) -> ClassLoss:
+def build_loss(config: LossConfig, num_classes: int | None = None) -> ClassLoss:
     """The loss of (outputs, classes), a mean over images.
 
+    Args:
+        config: Which.
+        num_classes: That a custom loss is tried out on. None: it is not.
+
     Raises:
-        ConfigError: there is no such custom loss, or it does not take the options.
+        ConfigError: there is no such custom loss, it does not take the options, or fails.
     """
     if config.custom is None:
         if config.options:
@@ -33,30 +37,29 @@ def build_loss(config: LossConfig) -> ClassLoss:
         return functools.partial(functional.cross_entropy, label_smoothing=config.label_smoothing)
     if config.label_smoothing:
         raise ConfigError("loss.label_smoothing: has no effect on loss.custom; set it to 0")
-    found = import_callable(config.custom)
-    with torch.device("cpu"):  # networks are built on others too, to look at their shapes
-        return _custom_loss(found, config)
+    loss = _custom_loss(import_callable(config.custom), config.custom, config)
+    if num_classes is not None:
+        _try_out(loss, config.custom, num_classes)
+    return loss
 
 
-def _custom_loss(found: Callable[..., Any], config: LossConfig) -> ClassLoss:
-    assert config.custom is not None
+def _custom_loss(found: Callable[..., Any], path: str, config: LossConfig) -> ClassLoss:
     loss: ClassLoss
     try:
         if inspect.isclass(found):
-            loss = found(**config.options)  # type: ignore[assignment]  # tried out below
+            loss = found(**config.options)  # type: ignore[assignment]  # `_try_out` sees
         else:
             inspect.signature(found).bind(None, None, **config.options)
             loss = functools.partial(found, **config.options) if config.options else found
     # It is the user's code, which may fail in any way.
     except Exception as error:
-        raise ConfigError(f"loss.options do not fit {config.custom}: {error}") from error
+        raise ConfigError(f"loss.options do not fit {path}: {error}") from error
     if isinstance(loss, nn.Module) and next(loss.parameters(), None) is not None:
-        raise ConfigError(f"loss.custom: {config.custom} has weights of its own; none are trained")
+        raise ConfigError(f"loss.custom: {path} has weights of its own; none are trained")
     # By identity: a user's object need not be hashable.
     adapters = [adapter for known, adapter in _SCORES_FOR.items() if known is found]
     if adapters:
         loss = functools.partial(adapters[0], loss)
-    _try_out(loss, config.custom)
     return loss
 
 
@@ -100,14 +103,14 @@ def embedding_size(loss: ClassLoss) -> int | None:
     return size
 
 
-def _try_out(loss: ClassLoss, path: str) -> None:
-    """Raise ConfigError unless a loss gives a number for scores of three classes."""
-    outputs = torch.zeros(4, embedding_size(loss) or 3, requires_grad=True)
+def _try_out(loss: ClassLoss, path: str, num_classes: int) -> None:
+    """Raise ConfigError unless a loss gives a number for four images, of the first and last classes."""
+    outputs = torch.zeros(4, embedding_size(loss) or num_classes, requires_grad=True)
     try:
-        value = loss(outputs, torch.tensor([0, 0, 1, 2]))
+        value = loss(outputs, torch.tensor([0, 0, 1, num_classes - 1]))
     except Exception as error:
         raise ConfigError(
-            f"loss.custom: {path} failed on 4 images of 3 classes: {error}"
+            f"loss.custom: {path} failed on 4 images of {num_classes} classes: {error}"
         ) from error
     if not isinstance(value, Tensor) or value.ndim or not value.requires_grad:
         raise ConfigError(

@@ -58,18 +58,13 @@ def check_classifier_config(config: TrainConfig) -> None:
         )
 
 
-def build_network(config: TrainConfig, num_classes: int) -> nn.Module:
-    """The network that a config asks for: with an output per class, or of an embedding."""
-    return build_classifier(config, _num_outputs(config, num_classes))
+def num_outputs(config: TrainConfig, num_classes: int) -> int:
+    """Of the network that a config asks for: one per class, or those of an embedding.
 
-
-def network_outputs(config: TrainConfig, num_classes: int) -> set[str]:
-    """Names in that network's state of what depends on the number of its outputs."""
-    return output_keys(config, _num_outputs(config, num_classes))
-
-
-def _num_outputs(config: TrainConfig, num_classes: int) -> int:
-    return embedding_size(build_loss(config.loss)) or num_classes
+    Raises:
+        ConfigError: the loss fails on so many classes.
+    """
+    return embedding_size(build_loss(config.loss, num_classes)) or num_classes
 
 
 class ClassificationTask:
@@ -88,6 +83,7 @@ class ClassificationTask:
         if isinstance(self._loss, nn.Module):
             self._loss.to(context.device)  # it may have constants, such as weights of classes
         self._embeds = embedding_size(self._loss) is not None
+        self._num_outputs = embedding_size(self._loss) or len(self.names)
         # Embeddings have no classes of their own that could be counted in training.
         self.figure_names = () if self._embeds else ("top1",)
         self._normalize = Normalization(config.model.mean, config.model.std, context.device)
@@ -100,15 +96,15 @@ class ClassificationTask:
     def build_model(self, *, continues: bool = False) -> nn.Module:
         """A network from the run's seed, or from `model.weights`; equal on every rank."""
         torch.manual_seed(self.config.seed)
-        model = build_network(self.config, len(self.names))
+        model = build_classifier(self.config, self._num_outputs)
         if not continues:
             self._start(model)
         return model.to(memory_format=torch.channels_last)
 
     def _start(self, model: nn.Module) -> None:
         if weights := self.config.model.weights:
-            name, outputs = self.config.model.name, network_outputs(self.config, len(self.names))
-            fitting = load_fitting(model, weights, name=name, outputs=outputs)
+            outputs = output_keys(self.config, self._num_outputs)
+            fitting = load_fitting(model, weights, name=self.config.model.name, outputs=outputs)
             model.load_state_dict(fitting, strict=False)
         elif isinstance(model, FastNet):
             model.whiten(self._first_images())

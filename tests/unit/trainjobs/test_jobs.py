@@ -11,7 +11,8 @@ from tests.builders import make_config
 from tests.classified_images import write_folders
 from tests.classifiers import make_classification_task, make_classifier_config, write_thumbnails
 from trainjobs.checkpoint import encode_weights
-from trainjobs.classifier.task import build_network
+from trainjobs.classifier.models import build_classifier
+from trainjobs.classifier.task import check_classifier_config
 from trainjobs.config import TrainConfig
 from trainjobs.detector.model import build_yolov5
 from trainjobs.jobs import JOBS, check_network, check_weights, prepare_data
@@ -50,6 +51,17 @@ def test_a_part_that_the_network_lacks_is_named() -> None:
         check_network(config, JOBS["classify"], CLASSES)
 
 
+def test_a_loss_is_tried_out_on_as_many_classes_as_there_are() -> None:
+    for num_classes in (2, 3, 10):
+        options = {"num_classes": float(num_classes)}
+        settings = {"loss.custom": "tests.losses:ClassWeighted", "loss.options": options}
+        config = make_run("classify", "fastnet_s", **settings)
+        check_classifier_config(config)
+        check_network(config, JOBS["classify"], num_classes)
+        with pytest.raises(ConfigError, match=r"failed on 4 images of 4 classes"):
+            check_network(config, JOBS["classify"], 4)
+
+
 def check(config: TrainConfig, job: str) -> None:
     check_weights(config, JOBS[job], check_network(config, JOBS[job], CLASSES), CLASSES)
 
@@ -61,7 +73,7 @@ def test_weights_fit_whatever_classes_they_were_trained_for(
     file = tmp_path / "w.safetensors"
     for job, network in (
         ("yolo", build_yolov5("yolov5n", num_classes)),
-        ("classify", build_network(make_run("classify", "fastnet_s"), num_classes)),
+        ("classify", build_classifier(make_run("classify", "fastnet_s"), num_classes)),
     ):
         file.write_bytes(encode_weights(network, {}))
         model = "yolov5n" if job == "yolo" else "fastnet_s"
