@@ -196,10 +196,13 @@ def load_fitting(
     wanted = model.state_dict()
     fitting = {k: v for k, v in tensors.items() if k in wanted and v.shape == wanted[k].shape}
     foreign = {k for k in wanted if k not in fitting}
-    if foreign - set(outputs):
-        raise CheckpointError(
-            location, f"is of {header.get('model', 'another model')}, not of {name}"
-        )
+    if odd := sorted(foreign - set(outputs)):
+        found = header.get("model", "another model")
+        reason = f"is of {found}, not of {name}"
+        if found == name:
+            with_stem = f", trained with model.stem {header['stem']}" if "stem" in header else ""
+            reason = f"is of another {name}{with_stem}: {', '.join(odd[:3])} differ"
+        raise CheckpointError(location, reason)
     if foreign:
         logger.warning(
             "%s has %s classes: its output layer is not used", location, header.get("classes")

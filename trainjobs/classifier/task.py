@@ -183,7 +183,7 @@ class ClassificationTask:
         settings = self.config.model
         return {
             **common_header(self.config, self.names, "classify"),
-            "stem": "small" if has_small_stem(self.config) else "auto",
+            "stem": "small" if has_small_stem(self.config) else "standard",
             "mean": json.dumps(settings.mean),
             "std": json.dumps(settings.std),
             "embedding_size": json.dumps(embedding_size(self._loss)),

@@ -7,16 +7,18 @@ import pytest
 import torch
 
 from cluster.errors import CheckpointError, ConfigError, DatasetError
-from tests.builders import make_config
+from tests.builders import CPU, make_config
 from tests.classified_images import write_folders
 from tests.classifiers import make_classification_task, make_classifier_config, write_thumbnails
 from trainjobs.checkpoint import encode_weights
+from trainjobs.classifier.measure import build_from
 from trainjobs.classifier.models import build_classifier
 from trainjobs.classifier.task import check_classifier_config
 from trainjobs.config import TrainConfig
 from trainjobs.detector.model import build_yolov5
 from trainjobs.jobs import JOBS, check_network, check_weights, prepare_data
 from trainjobs.preview import activation_bytes
+from trainjobs.weights_file import read_weights
 
 CLASSES = 3
 
@@ -93,6 +95,40 @@ def test_weights_that_cannot_be_started_from_are_named(tmp_path: Path) -> None:
         config = make_run("classify", "fastnet_s", **{"model.weights": str(file)})
         with pytest.raises(CheckpointError, match=message):
             check(config, "classify")
+
+
+def test_weights_of_the_other_stem_are_said_to_be(tmp_path: Path) -> None:
+    data, file = write_thumbnails(tmp_path / "data"), tmp_path / "w.safetensors"
+    task = make_classification_task(data, {"model.name": "resnet18", "model.stem": "standard"})
+    file.write_bytes(encode_weights(task.build_model(), task.weights_header()))
+    config = make_run("classify", "resnet18", **{"model.weights": str(file), "data.image_size": 32})
+    with pytest.raises(CheckpointError, match=r"model\.stem standard: conv1\.weight differ"):
+        check(config, "classify")
+
+
+@pytest.mark.parametrize(("stem", "side_px"), [("standard", 32), ("auto", 96)])
+def test_weights_are_measured_with_the_stem_they_were_trained_with(
+    tmp_path: Path, stem: str, side_px: int
+) -> None:
+    data, file = write_thumbnails(tmp_path / "data"), tmp_path / "w.safetensors"
+    settings = {"model.name": "resnet18", "model.stem": stem, "data.image_size": side_px}
+    task = make_classification_task(data, settings)
+    model = task.build_model()
+    file.write_bytes(encode_weights(model, task.weights_header()))
+    for size in (32, side_px):
+        found, _, _ = build_from(read_weights(str(file)), size, CPU)
+        assert torch.equal(found.state_dict()["conv1.weight"], model.state_dict()["conv1.weight"])
+
+
+@pytest.mark.parametrize(("name", "good_px", "bad_px"), [("alexnet", 64, 32), ("vit_b_32", 64, 40)])
+def test_an_image_size_that_weights_cannot_be_measured_at_is_refused(
+    tmp_path: Path, name: str, good_px: int, bad_px: int
+) -> None:
+    data, file = write_thumbnails(tmp_path / "data"), tmp_path / "w.safetensors"
+    task = make_classification_task(data, {"model.name": name, "data.image_size": good_px})
+    file.write_bytes(encode_weights(task.build_model(), task.weights_header()))
+    with pytest.raises(ConfigError, match=f"{name} cannot take {bad_px} px"):
+        build_from(read_weights(str(file)), bad_px, CPU)
 
 
 def test_a_run_that_continues_no_longer_needs_the_weights_it_started_from(tmp_path: Path) -> None:
