@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from trainjobs.checkpoint import TrainState
 from trainjobs.data.loader import TrainingLoader
+from trainjobs.data.ordering.permutation import derive_key, derive_keys
 from trainjobs.distributed import all_reduce_sum, gradient_sync, unwrapped
 from trainjobs.optim.batch_norm import StepStatistics
 from trainjobs.optim.ema import ModelEma
@@ -23,6 +24,9 @@ from trainjobs.optim.schedule import Schedule
 from trainjobs.step_plan import Step, StepPlan
 from trainjobs.taken_steps import TakenSteps
 from trainjobs.task import Loss, Metrics, Task
+
+NETWORK_STREAM = 0x4E455457
+"""Keeps this use of a seed apart from others."""
 
 Outcome = Literal["finished", "stopped", "interrupted"]
 
@@ -38,6 +42,7 @@ class Training:
     precision: Precision
     batch_norm: StepStatistics
     plan: StepPlan
+    seed: int
     schedule: Schedule
     loader: TrainingLoader
     state: TrainState
@@ -138,6 +143,7 @@ def train_one_epoch(training: Training, observer: Observer, losses: LossSums) ->
         taken_steps.before_step(stop=observer.stop_requested())
         apply_settings(training.optimizer, training.schedule.at(step))
         for micro in training.loader.mine(step):
+            seed_network(training.seed, step.epoch, micro.first_position)
             with gradient_sync(model, enabled=micro.is_my_last):
                 with training.precision.autocast():
                     loss = training.task.compute_loss(model, micro.images, micro.targets)
@@ -157,6 +163,13 @@ def train_one_epoch(training: Training, observer: Observer, losses: LossSums) ->
     taken_steps.settle()
     state.epoch_s += time.perf_counter() - started
     return True
+
+
+def seed_network(seed: int, epoch: int, position: int) -> None:
+    """Make what a network draws, such as dropout, belong to a micro-batch: the rank that computes it,
+    and what was computed before, have no part in it."""
+    key = derive_keys(derive_key(seed, epoch, NETWORK_STREAM), position)
+    torch.manual_seed(int(key[0]))
 
 
 def take_step(training: Training, step: Step) -> Tensor:

@@ -48,6 +48,8 @@ class MicroBatch:
     images: Tensor
     """(B, 3, H, W) uint8."""
     targets: Tensor
+    first_position: int
+    """Of its first image, in the epoch's order."""
     num_images: int
     """0 for the dummy of a rank that has no micro-batch in a step."""
     is_my_last: bool

@@ -91,6 +91,7 @@ def build_training(
         precision=precision,
         batch_norm=StepStatistics(inner),
         plan=plan,
+        seed=config.seed,
         schedule=Schedule(optim, config.epochs, plan),
         loader=TrainingLoader(
             task.training_batches(sampler), plan=plan, rank=rank, dummy=task.dummy_batch()

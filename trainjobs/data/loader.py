@@ -178,13 +178,15 @@ class TrainingLoader:
         """
         numbers = self.plan.mine(step, self.rank)
         if not numbers:
-            yield MicroBatch(self.dummy["images"], self.dummy["targets"], 0, is_my_last=True)
+            dummy, first = self.dummy, step.first_position
+            yield MicroBatch(dummy["images"], dummy["targets"], first, 0, is_my_last=True)
         for number in numbers:
             batch = next(self.stream)
             images = batch["images"]
             if len(images) != step.sizes[number]:
                 raise AssertionError("the loader's stream is out of step with the plan")
-            yield MicroBatch(images, batch["targets"], len(images), number == numbers[-1])
+            first, is_my_last = step.positions(number).start, number == numbers[-1]
+            yield MicroBatch(images, batch["targets"], first, len(images), is_my_last)
 
 
 def gray_batch(side: int, device: torch.device) -> Batch:

@@ -34,6 +34,7 @@ from trainjobs.task import Batch
 TOLERANCE = 1e-6
 """Relative: two ranks scale gradients by 2 and halve them, which is exact, and on one thread each
 micro-batch is computed alike; what is left is the order in which an epoch's losses are summed."""
+DROPS_OUT = "mobilenet_v3_small"
 TRIPLET = {"loss.custom": "trainjobs.classifier.triplet:TripletLoss"}
 GENERAL = {"augment.scale": 0.3}
 NOT_DECODED = {"data.decoded_gib": 0.0}
@@ -65,11 +66,11 @@ def assert_same_run(one: dict, other: dict, tolerance: float) -> None:
         )
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("changes", [{"seed": 0}, {"seed": 1, "model.name": DROPS_OUT}], ids=str)
 def test_two_micro_batches_on_one_worker_train_as_one_on_each_of_two(
-    source: Path, tmp_path: Path, seed: int
+    source: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
-    arguments = {"source": source, "checkpoint": tmp_path, "changes": {"seed": seed}}
+    arguments = {"source": source, "checkpoint": tmp_path, "changes": changes}
     plan = build_plan(make(source).config, num_images=40, world_size=2)
     assert [step.sizes for step in plan.steps(0)] == [(8, 8), (8, 8), (8,)]
     alone = train_classifier(0, 1, **arguments)
@@ -78,10 +79,13 @@ def test_two_micro_batches_on_one_worker_train_as_one_on_each_of_two(
     assert_same_run(alone, both[0], TOLERANCE)
 
 
+@pytest.mark.parametrize("changes", [{}, {"model.name": DROPS_OUT}], ids=str)
 @pytest.mark.parametrize("stop_after", [1, 4])
-def test_resume_equals_never_stopped(source: Path, tmp_path: Path, stop_after: int) -> None:
-    augment = {"augment.alternate_flip": True, "augment.cutout": 0.5}
-    arguments = {"source": source, "checkpoint": tmp_path / "checkpoint", "changes": augment}
+def test_resume_equals_never_stopped(
+    source: Path, tmp_path: Path, stop_after: int, changes: dict[str, object]
+) -> None:
+    changes = {"augment.alternate_flip": True, "augment.cutout": 0.5, **changes}
+    arguments = {"source": source, "checkpoint": tmp_path / "checkpoint", "changes": changes}
     whole = train_classifier(0, 1, **arguments)
     stopped = train_classifier(0, 1, **arguments, stop_after=stop_after)
     assert stopped["outcome"] == "interrupted"
