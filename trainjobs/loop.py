@@ -23,7 +23,7 @@ from trainjobs.optim.precision import Precision
 from trainjobs.optim.schedule import Schedule
 from trainjobs.step_plan import Step, StepPlan
 from trainjobs.taken_steps import TakenSteps
-from trainjobs.task import Loss, Metrics, Task
+from trainjobs.task import Loss, Metrics, MicroBatch, Task
 
 NETWORK_STREAM = 0x4E455457
 """Keeps this use of a seed apart from others."""
@@ -143,7 +143,7 @@ def train_one_epoch(training: Training, observer: Observer, losses: LossSums) ->
         taken_steps.before_step(stop=observer.stop_requested())
         apply_settings(training.optimizer, training.schedule.at(step))
         for micro in training.loader.mine(step):
-            seed_network(training.seed, step.epoch, micro.first_position)
+            seed_network(training.seed, step.epoch, micro)
             with gradient_sync(model, enabled=micro.is_my_last):
                 with training.precision.autocast():
                     loss = training.task.compute_loss(model, micro.images, micro.targets)
@@ -165,11 +165,15 @@ def train_one_epoch(training: Training, observer: Observer, losses: LossSums) ->
     return True
 
 
-def seed_network(seed: int, epoch: int, position: int) -> None:
+def seed_network(seed: int, epoch: int, micro: MicroBatch) -> None:
     """Make what a network draws, such as dropout, belong to a micro-batch: the rank that computes it,
     and what was computed before, have no part in it."""
-    key = derive_keys(derive_key(seed, epoch, NETWORK_STREAM), position)
-    torch.manual_seed(int(key[0]))
+    key = derive_keys(derive_key(seed, epoch, NETWORK_STREAM), micro.first_position)
+    generators, device = [torch.default_generator], micro.images.device
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[torch.cuda.current_device()])
+    for generator in generators:  # torch.manual_seed takes a hundred times as long
+        generator.manual_seed(int(key[0]))
 
 
 def take_step(training: Training, step: Step) -> Tensor:

@@ -1,5 +1,6 @@
 """Folders of the cache of a node, which its processes fill once, one of them for all."""
 
+import errno
 import fcntl
 import logging
 import os
@@ -8,7 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
+
+from cluster.errors import StorageError
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +19,8 @@ IN_USE = "in-use.lock"
 """In each folder, locked by all who use it; its time of change is when the last of them came."""
 PARTIAL = ".partial"
 """Ends the name of a folder that is being filled or removed."""
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 _held: dict[Path, int] = {}
 """File descriptors of the locks of the folders that this process uses, open until it ends."""
@@ -40,8 +45,10 @@ class CachedFolders:
             name: Says all that the folder's content depends on.
             fill: Called with an empty folder if there is none of this name yet. Others that want it
                 wait; if this fails, there is still none.
+
+        Raises:
+            StorageError: the cache cannot be written to, or the disk is full.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         folder = self.folder / name
         with self._locked(name):
             is_new = not folder.exists()
@@ -90,9 +97,24 @@ class CachedFolders:
 
     @contextmanager
     def _locked(self, name: str, flags: int = 0) -> Iterator[None]:
-        with (self.folder / f"{name}.lock").open("a") as handle:
+        with open_lock(self.folder / f"{name}.lock") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | flags)  # released with the file, also by a kill
             yield
+
+
+def open_lock(file: Path) -> TextIO:
+    """A file of the cache of a node to lock, made with its folder if it is not there.
+
+    Raises:
+        StorageError: that cannot be done.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("a")
+    except OSError as error:
+        raise StorageError(
+            f"{file.parent}: {error.strerror}; set TRAINJOBS_CACHE to a folder that can be written to"
+        ) from error
 
 
 def prepared_folders(cache: Path, cache_gib: float) -> CachedFolders:
@@ -120,10 +142,16 @@ def _fill_whole(folder: Path, fill: Callable[[Path], None]) -> None:
     """So that it exists whole or not at all."""
     partial = _partial(folder)  # under the lock, so nobody else writes it
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
+        partial.mkdir()
         fill(partial)
         partial.rename(folder)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise StorageError(
+            f"{folder.parent}: {error.strerror}; make room, or set TRAINJOBS_CACHE to another folder"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

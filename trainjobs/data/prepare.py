@@ -161,11 +161,13 @@ def packed_location(source: str | None) -> str | None:
     if source is None:
         return None
     location = source.removesuffix(f"/{INDEX}")
-    if not is_uri(location):
-        return location if Path(location, INDEX).is_file() else None
     try:
+        if not is_uri(location):
+            return location if Path(location, INDEX).is_file() else None
         if RunPaths(location, "").exists(INDEX):
             return location
+    except OSError as error:  # the folder may not be entered, or can have no such name
+        raise DatasetError(source, error.strerror or str(error)) from error
     except StorageError as error:
         raise DatasetError(source, str(error)) from error
     raise DatasetError(

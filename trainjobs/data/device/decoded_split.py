@@ -4,6 +4,7 @@ The pixels are a file in the node's cache that all its processes map: the page c
 whatever the number of ranks. A GPU gets a copy of its own.
 """
 
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ def load_decoded(
 
     Raises:
         DatasetError: an image is damaged, or not of one class; names it.
+        StorageError: the cache cannot be written to, or its disk is full.
     """
     name = f"decoded-v{VERSION}-{split.digest[:16]}-{image_size}px"
     folder = folders.get(name, lambda new: _decode(split, image_size, new))
@@ -68,6 +70,9 @@ def load_decoded(
 def _decode(split: TrainingSplit, image_size: int, folder: Path) -> None:
     shape = (len(split), image_size, image_size, 3)
     images = np.lib.format.open_memmap(folder / IMAGES, "w+", np.uint8, shape)
+    with (folder / IMAGES).open("r+b") as file:
+        # Says so if the disk is full. A page that is written to and finds no room ends the process.
+        os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
     classes = np.empty(len(split), np.int64)
 
     def decode(indices: Iterable[int]) -> None:

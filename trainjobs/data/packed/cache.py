@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cluster.errors import DatasetError, StorageError
 from cluster.storage import RunPaths
+from trainjobs.data.cached_folders import open_lock
 from trainjobs.data.packed.index import ShardEntry
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class CachedShards:
 
         Raises:
             DatasetError: it cannot be fetched, or arrives damaged twice.
+            StorageError: the cache cannot be written to.
         """
         file = self.folder / f"{entry.sha256}.arrow"
         with self._locked(entry.sha256[:2]):
@@ -123,7 +125,6 @@ class CachedShards:
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"lock-{name}").open("w") as handle:
+        with open_lock(self.folder / f"lock-{name}") as handle:
             flock(handle, LOCK_EX)  # released when the file is closed, also by a kill
             yield

@@ -1,5 +1,6 @@
 """Folders that are filled once per node: whole or not at all, bounded, never taken from who uses them."""
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import StorageError
 from trainjobs.data.cached_folders import CachedFolders, prepared_folders
 
 NUM_BYTES = 1000
@@ -140,3 +142,20 @@ def test_other_files_of_the_users_cache_are_not_looked_at(tmp_path: Path) -> Non
     prepared_folders(tmp_path, 0).get("two", fill)
     assert (tmp_path / "photos" / "inner" / "data").exists()
     assert folders_in(tmp_path / "prepared") == {"two"}
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    def fill_up(folder: Path) -> None:
+        fill(folder)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match="No space left on device; make room, or set TRAINJOBS"):
+        CachedFolders(tmp_path, NUM_BYTES).get("one", fill_up)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_a_cache_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (Path("/proc/none"), tmp_path / "file" / "cache"):
+        with pytest.raises(StorageError, match=f"{folder}: .*set TRAINJOBS_CACHE"):
+            CachedFolders(folder, NUM_BYTES).get("one", fill)

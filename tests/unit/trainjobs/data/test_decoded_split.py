@@ -1,5 +1,7 @@
 """A split decoded once: the pixels that are evaluated, one decoding per node, no half-filled folder."""
 
+import errno
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from cluster.errors import DatasetError
+from cluster.errors import DatasetError, StorageError
 from tests.builders import CPU, make_split
 from tests.classified_images import make_png, write_folders
 from tests.classifiers import make_classifier_config, write_thumbnails
@@ -183,3 +185,17 @@ def test_an_image_of_no_class_is_named(tmp_path: Path) -> None:
     record = ImageRecord(id="plain", height=12, width=16, classes=[], boxes_cxcywh_norm=[])
     with pytest.raises(DatasetError, match="plain"):
         decode(make_split(tmp_path, [record], [make_png(0)]), tmp_path / "cache")
+
+
+def test_a_disk_without_room_for_the_pixels_is_an_error(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, start: int, length: int) -> None:
+        assert length > decoded_bytes(len(split), SIDE)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    split = prepare(source).open("val")
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    with pytest.raises(StorageError, match="No space left on device"):
+        decode(split, tmp_path)
+    assert not list(tmp_path.rglob(IMAGES))

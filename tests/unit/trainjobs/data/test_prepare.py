@@ -13,7 +13,7 @@ from trainjobs.data.generated.datasets import SHAPES, THUMBNAILS
 from trainjobs.data.generated.shapes import generate_shapes
 from trainjobs.data.generated.thumbnails import THUMBNAIL_NAMES
 from trainjobs.data.mixture import log_summary
-from trainjobs.data.prepare import Prepared, prepare_dataset
+from trainjobs.data.prepare import Prepared, packed_location, prepare_dataset
 
 CONFIG = DataConfig(image_size=32, generated_images=3)
 
@@ -161,3 +161,8 @@ def test_a_clean_dataset_gives_no_warning(dataset: Path, caplog: pytest.LogCaptu
     with caplog.at_level(logging.WARNING):
         log_summary(prepare(dataset))
     assert caplog.records == []
+
+
+def test_a_name_that_no_file_can_have_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="name too long"):
+        packed_location(str(tmp_path / ("x" * 300)))
