@@ -15,6 +15,7 @@ from trainjobs.classifier.models import output_keys as classifier_output_keys
 from trainjobs.classifier.task import (
     ClassificationTask,
     check_classifier_config,
+    check_images_kept,
     num_outputs,
 )
 from trainjobs.config import TrainConfig
@@ -42,6 +43,8 @@ class Job:
     check_data: Callable[[Prepared, str], None]
     """Raises DatasetError for a dataset of that name, by what its index says, that is not for this
     job."""
+    check_fit: Callable[[TrainConfig, Prepared], None]
+    """Raises ConfigError for settings that a usable dataset, by what its index says, does not go with."""
     min_classes: int
     """That there must be for training to make sense."""
     build_task: Callable[[TrainConfig, Prepared, RankContext], Task]
@@ -63,6 +66,7 @@ JOBS = {
         check_config=check_model_config,
         generated=SHAPES,
         check_data=lambda _, __: None,  # any boxes will do
+        check_fit=lambda _, __: None,
         min_classes=1,
         build_task=DetectionTask,
         num_outputs=lambda _, num_classes: num_classes,
@@ -77,6 +81,7 @@ JOBS = {
         check_config=check_classifier_config,
         generated=THUMBNAILS,
         check_data=check_one_class_per_image,
+        check_fit=check_images_kept,
         min_classes=2,
         build_task=ClassificationTask,
         num_outputs=num_outputs,
@@ -93,6 +98,7 @@ def prepare_data(config: TrainConfig, job: Job) -> Prepared:
 
     Raises:
         DatasetError: they cannot be used, by this job or at all; says which file and why.
+        ConfigError: a setting does not go with them.
     """
     cache = Path(dataset_cache()).expanduser()
     data = prepare_datasets(config.data, cache, config.seed, job.generated)
@@ -101,6 +107,7 @@ def prepare_data(config: TrainConfig, job: Job) -> Prepared:
     if (found := len(data.names)) < job.min_classes:
         reason = f"has {found} class ({data.names[0]!r}); to tell classes apart takes two at least"
         raise DatasetError(source, reason)
+    job.check_fit(config, data)
     return data
 
 

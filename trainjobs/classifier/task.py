@@ -58,6 +58,17 @@ def check_classifier_config(config: TrainConfig) -> None:
         )
 
 
+def check_images_kept(config: TrainConfig, data: Prepared) -> None:
+    """Raise ConfigError if `augment.alternate_flip` is asked for images that take too much memory."""
+    counts = [data.counts["train"], *(other.data.counts["train"] for other in data.also)]
+    taken = _gib(sum(counts), config)
+    if config.augment.alternate_flip and taken > config.data.decoded_gib:
+        raise ConfigError(
+            f"augment.alternate_flip: is for decoded images, and these take {taken:.3g} GiB; raise "
+            "data.decoded_gib, or use flip_horizontal"
+        )
+
+
 def num_outputs(config: TrainConfig, num_classes: int) -> int:
     """Of the network that a config asks for: one per class, or those of an embedding.
 
@@ -116,11 +127,6 @@ class ClassificationTask:
             decoded = self._decoded(self.train)
             if decoded is not None:
                 return DecodedBatches(decoded, batches, config.augment, seed=config.seed)
-        if config.augment.alternate_flip:
-            raise ConfigError(
-                "augment.alternate_flip: is for decoded images, and these take "
-                f"{_gib(self.train, config):.1f} GiB; raise data.decoded_gib, or use flip_horizontal"
-            )
         samples = TrainingSamples(
             split=self.train,
             orders=self.orders,
@@ -201,7 +207,7 @@ class ClassificationTask:
 
     def _decoded(self, split: TrainingSplit) -> DecodedSplit | None:
         """A split's images, decoded, if they are to be kept."""
-        if _gib(split, self.config) > self.config.data.decoded_gib:
+        if _gib(len(split), self.config) > self.config.data.decoded_gib:
             return None
         return load_decoded(
             split,
@@ -220,9 +226,9 @@ class ClassificationTask:
         return self._normalize(planes.to(self.context.device)).cpu()
 
 
-def _gib(split: TrainingSplit, config: TrainConfig) -> float:
-    """GiB that a split takes when it is decoded."""
-    return decoded_bytes(len(split), config.data.image_size) / 2**30
+def _gib(num_images: int, config: TrainConfig) -> float:
+    """GiB that so many images take when they are decoded."""
+    return decoded_bytes(num_images, config.data.image_size) / 2**30
 
 
 def _not_decoded(augment: AugmentConfig) -> list[str]:

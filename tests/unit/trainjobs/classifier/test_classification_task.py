@@ -15,6 +15,7 @@ from cluster.config_io import replace_at
 from cluster.errors import ConfigError, DatasetError
 from tests.classified_images import write_folders
 from tests.classifiers import (
+    SIDE_PX,
     make_classification_task,
     make_classifier_config,
     make_context,
@@ -23,11 +24,12 @@ from tests.classifiers import (
 from tests.ranks import run_on_ranks, train_classifier
 from trainjobs.classifier.task import ClassificationTask, check_classifier_config
 from trainjobs.config import TrainConfig
+from trainjobs.data.device.decoded_split import decoded_bytes
 from trainjobs.data.generated.shapes import generate_shapes
 from trainjobs.data.mixture import prepare_datasets
-from trainjobs.data.ordering.sampler import RankSampler, SampleRef
+from trainjobs.data.ordering.sampler import RankSampler
 from trainjobs.data.prepare import Addition, Prepared
-from trainjobs.jobs import JOBS
+from trainjobs.jobs import JOBS, prepare_data
 from trainjobs.resolve import build_plan
 from trainjobs.task import Batch
 
@@ -234,10 +236,16 @@ def test_alternating_flips_do_not_go_with_what_decoded_images_are_not_for(name: 
         check_classifier_config(config)
 
 
-def test_alternating_flips_need_images_that_are_decoded(source: Path) -> None:
-    task = make(source, {"augment.alternate_flip": True, **NOT_DECODED})
+def test_alternating_flips_need_images_that_are_decoded(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRAINJOBS_CACHE", str(tmp_path))
+    flips = {"data.source": str(source), "augment.alternate_flip": True}
+    images = decoded_bytes(40, SIDE_PX) / 2**30
+    prepare_data(make_classifier_config({**flips, "data.decoded_gib": images}), JOBS["classify"])
+    few = make_classifier_config({**flips, "data.decoded_gib": 0.9 * images})
     with pytest.raises(ConfigError, match=r"augment\.alternate_flip: .*data\.decoded_gib"):
-        task.training_batches([[SampleRef(0, 0, 0)]])
+        prepare_data(few, JOBS["classify"])
 
 
 @pytest.mark.parametrize(
