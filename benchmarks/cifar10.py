@@ -59,9 +59,9 @@ def train(config: TrainConfig, cache: Path, device: torch.device) -> Finished:
     """Train once."""
     data = prepare_dataset(config.data.source, cache, config.data, config.seed)
     task = ClassificationTask(config, data, only_rank(device, cache))
-    task.evaluate(
-        task.build_model().to(device)
-    )  # decodes the images, and loads what is loaded once
+    # These decode both splits, and load what is loaded once.
+    task.training_batches([])
+    task.evaluate(task.build_model().to(device))
     wall, cpu = time.perf_counter(), time.process_time()
     training = train_alone(config, task, device, Watch())
     finished = Finished(
