@@ -31,7 +31,7 @@ def run_job(argv: Sequence[str], job: str, demo: Demo, show: Callable[[str], Non
         configure_logging()
         command = parse(argv, job, demo)
         configure_logging(command.log_level)
-        if command.run.data.source is None and not command.config:
+        if command.run.data.source is None:
             logger.info("%s", demo.note)
         return _run(command, job, show)
 
