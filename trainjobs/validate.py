@@ -52,6 +52,10 @@ class Validate:
     """Folder for the result and its pictures, new or empty. Default: a new one in runs/validate."""
     seed: int = 0
     """Of the generated dataset."""
+    max_bad_fraction: float = DataConfig().max_bad_fraction
+    """Largest fraction of unusable images in the split, as data.max_bad_fraction in training."""
+    cache_gib: float = DataConfig().cache_gib
+    """GiB of datasets that this machine keeps, as data.cache_gib in training."""
     loader_workers: int | Literal["auto"] = "auto"
     """Data-loading threads. `auto`: one for each CPU, 8 at most."""
     eval: EvalConfig = field(default_factory=EvalConfig)
@@ -159,7 +163,12 @@ def open_data(options: Validate, job: "Job", image_size: int) -> "Prepared":
     prepared = prepare_dataset(
         options.data,
         Path(dataset_cache()).expanduser(),
-        DataConfig(source=options.data, image_size=image_size),
+        DataConfig(
+            source=options.data,
+            image_size=image_size,
+            max_bad_fraction=options.max_bad_fraction,
+            cache_gib=options.cache_gib,
+        ),
         options.seed,
         generated=job.generated,
         splits=(options.split,),

@@ -120,6 +120,21 @@ def test_flags_win_over_what_training_did(
     assert (result["image_size"], result["num_images"]) == (48, 40)
 
 
+def test_as_many_images_may_be_bad_as_training_was_told(
+    tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_thumbnails(tmp_path / "data")
+    figures = save_weights(make_classification_task(folder), tmp_path / "w.safetensors")
+    for number in range(11):
+        (next((folder / "val").iterdir()) / f"bad{number}.jpg").write_bytes(b"no image")
+    argv = ["--weights", "w.safetensors", "--data", str(folder)]
+    with logging_as_it_was():
+        assert main(argv) == 2
+    assert "max_bad_fraction" in capsys.readouterr().err
+    result = measured(*argv, "--max-bad-fraction", "0.5", capsys=capsys)
+    assert (result["metrics"], result["num_images"]) == (figures, 20)
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
