@@ -13,7 +13,7 @@ from cluster.errors import CheckpointError, ConfigError
 from trainjobs.classifier.defaults import DEFAULTS
 from trainjobs.classifier.evaluator import ClassEvaluator, evaluate_model
 from trainjobs.classifier.inference import Normalization, class_outputs
-from trainjobs.classifier.models import build_classifier, check_image_size, check_model_name
+from trainjobs.classifier.models import build_classifier, check_image_size
 from trainjobs.config import DataConfig, ModelConfig
 from trainjobs.data.packed.shards import Split
 from trainjobs.evaluation.classification import (
@@ -82,7 +82,6 @@ def build_from(
         )
         embedding = json.loads(header["embedding_size"])
         config = replace(DEFAULTS, model=settings, data=DataConfig(image_size=image_size))
-        check_model_name(weights.model)
         check_image_size(config)
         model = build_classifier(config, embedding or len(weights.classes))
         normalize = Normalization(settings.mean, settings.std, device)

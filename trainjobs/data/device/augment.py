@@ -48,7 +48,10 @@ def _draw(pixels: Tensor, tiles: Tensor, places: Tensor, rows: Tensor, columns: 
     for piece, its_tiles, its_places in _pieces(images, images, tiles, places):
         x, y, slot = _find_pixels(its_tiles, rows, columns)
         place = its_places.gather(1, slot.clamp(min=0).flatten(1)[..., None].expand(-1, -1, 2))
-        first, stride = place.view(*slot.shape, 2).unbind(3)
+        # Where no tile shows, x and y are 0; slot 0's first pixel may lie before the buffer.
+        first, stride = (
+            torch.where(slot.flatten(1)[..., None] >= 0, place, 0).view(*slot.shape, 2).unbind(3)
+        )
         drawn = _interpolate(pixels, x, y, first, stride)
         piece.copy_(torch.where(slot[..., None] >= 0, drawn, FILL).permute(0, 3, 1, 2))
     return images
