@@ -284,3 +284,9 @@ def test_batches_do_not_depend_on_the_number_of_threads(folder: Path) -> None:
 )
 def test_auto_draws_on_gpus(execute_where: str, device: str, is_drawn_there: bool) -> None:
     assert draws_on_device(execute_where, torch.device(device)) == is_drawn_there
+
+
+def test_where_no_tile_shows_nothing_outside_the_pixels_is_read() -> None:
+    pixels, nowhere = torch.zeros(4, 3, dtype=torch.uint8), torch.zeros(1, 1, 21)
+    places, side = torch.tensor([[[-100, 2]]]), torch.arange(3.0)
+    assert (device_augment._draw(pixels, nowhere, places, side, side) == device_augment.FILL).all()
