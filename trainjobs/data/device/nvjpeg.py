@@ -84,6 +84,10 @@ class DeviceJpegs:
         Returns:
             (P, 3) uint8 pixels on the device, and per key what `tile_rows.spread` says.
         """
+        if self._device.type == "cuda":
+            # A thread starts on GPU 0. Leaving a stream's context, it would go back there, and take
+            # half a GiB of that GPU's memory for a context of this process.
+            torch.cuda.set_device(self._device)
         used, places = spread((key, part) for key, (_, part) in wanted.items())
         with self._lock, self._on_stream():
             flat = torch.zeros(used, 3, dtype=torch.uint8, device=self._device)
@@ -107,17 +111,17 @@ class DeviceJpegs:
         files = [torch.from_numpy(np.frombuffer(j.data, np.uint8).copy()) for j in jpegs.values()]
         try:
             return dict(zip(jpegs, self._call(files), strict=True))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:  # which one, it does not say
+        except RuntimeError as error:  # which one, it does not say
+            if _is_out_of_memory(error):
+                raise
             return {n: self._decode_one(n, file) for n, file in zip(jpegs, files, strict=True)}
 
     def _decode_one(self, index: int, file: Tensor) -> Tensor:
         try:
             return self._call([file])[0]
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise
             level = logging.DEBUG if self._refused else logging.WARNING
             reason = str(error).splitlines()[0]
             logger.log(level, "%s: image %d is decoded on the CPU: %s", self._device, index, reason)
@@ -132,6 +136,11 @@ class DeviceJpegs:
             images: list[Tensor] = torch.ops.image.decode_jpegs_cuda(files, _RGB, self._device)
             return images
         return [torch.ops.image.decode_jpeg(file, _RGB, False) for file in files]
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether the device had no room: the decoder passes on torch's own error as a plain one."""
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
 
 
 def _in_groups(wanted: Mapping[PixelKey, tuple[EncodedJpeg, PixelRect]]) -> list[list[PixelKey]]:

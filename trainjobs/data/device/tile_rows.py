@@ -170,7 +170,7 @@ def spread(
         How many pixels they take, and per key where pixel (0, 0) of the whole image would lie, and
         the pixels of a row.
     """
-    places, used, widest = {}, 0, 0
+    places, used, widest = {}, 0, 1  # of no part, pixels 0 and 1 are read where nothing shows
     for key, (x1, y1, x2, y2) in parts:
         width = x2 - x1
         places[key] = (used - y1 * width - x1, width)

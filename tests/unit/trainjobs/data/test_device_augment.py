@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -178,11 +178,15 @@ AUGMENTS = st.builds(
     ),
     seed=0,
 )
+@example(augment=AugmentConfig(mosaic=0.0, translate=0.75), seed=0)  # nothing shows of one sample
 def test_any_sample_is_drawn_alike(augment: AugmentConfig, seed: int, folder: Path) -> None:
     split = make_source(folder)
     plans = make_plans(split, augment, seed)
     expected, found = by_cpu(plans, split), by_device(plans, split)
     assert torch.equal(expected["targets"], found["targets"])
+    # Alone, a sample has no others' pixels round its own.
+    alone = torch.cat([by_device([plan], split)["images"] for plan in plans])
+    assert torch.equal(alone, found["images"])
     difference = (expected["images"].int() - found["images"].int()).abs().amax(dim=1)  # (B, H, W)
     assert (difference > COLOR_LEVELS).float().mean() <= EDGE_FRACTION
     # Most pixels are equal: what differs are roundings, not places.
@@ -253,6 +257,38 @@ def test_what_the_device_does_not_decode_is_decoded_by_the_cpu(folder: Path) -> 
     assert torch.equal(found["targets"], expected["targets"])
     difference = (found["images"].float() - expected["images"].float()).abs().mean(dim=(1, 2, 3))
     assert difference.max() < 12
+
+
+def failing_decoder(message: str) -> Callable[[list[torch.Tensor]], list[torch.Tensor]]:
+    def call(files: list[torch.Tensor]) -> list[torch.Tensor]:
+        raise RuntimeError(message)
+
+    return call
+
+
+def test_an_image_that_the_device_refuses_is_decoded_by_the_cpu_from_then_on(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    split = make_source(folder, "waves", "jpeg")
+    plans, jpegs = make_plans(split, AugmentConfig(mosaic=0.0)), DeviceJpegs(split, CPU)
+    expected = by_device(plans, split, jpegs)
+    monkeypatch.setattr(jpegs, "_call", failing_decoder("unsupported"))
+    assert largest_difference(expected, by_device(plans, split, jpegs)) == 0
+    assert "image 0 is decoded on the CPU: unsupported" in caplog.text
+    assert not any(jpegs.find(tile) for plan in plans for tile in plan.tiles)
+
+
+def test_a_device_without_room_refuses_no_image(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = make_source(folder, "waves", "jpeg")
+    plans, jpegs = make_plans(split, AugmentConfig(mosaic=0.0)), DeviceJpegs(split, CPU)
+    with monkeypatch.context() as patched:
+        message = "Error while decoding JPEG images: CUDA out of memory. Tried to allocate 2 GiB"
+        patched.setattr(jpegs, "_call", failing_decoder(message))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            by_device(plans, split, jpegs)
+    assert all(jpegs.find(tile) for plan in plans for tile in plan.tiles)
 
 
 def batches_of(split: Split, workers: int) -> list[Batch]:
