@@ -9,6 +9,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -44,6 +45,7 @@ from trainjobs.distributed import (
 )
 from trainjobs.loop import fit
 from trainjobs.optim.batch_norm import record_batch_norm
+from trainjobs.optim.precision import settle_precision
 from trainjobs.training import build_training
 
 LONGEST_WAIT = timedelta(seconds=30)
@@ -95,6 +97,13 @@ def every_collective(rank: int, world_size: int) -> dict[str, Any]:
         "broadcast": broadcast_object({"from": rank}),
         "gradients": gradients,
     }
+
+
+def settle_where_one_has_no_bf16(rank: int, world_size: int) -> str:
+    """What ranks go on in, of a bf16 run, where the last rank's device has none."""
+    lacked = [rank == world_size - 1, True, False]
+    with mock.patch("trainjobs.optim.precision.lacked_by", return_value=lacked):
+        return settle_precision("auto", CPU, "bf16")
 
 
 def train(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cluster.config_io import from_dict
 from cluster.errors import CheckpointError
 from cluster.storage import RunPaths, is_uri
+from trainjobs.optim_config import Precision
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ class TrainState:
     skipped_in_a_row: int = 0
     epoch_s: float = 0.0
     """Seconds of training spent in the current epoch."""
+    precision: Precision | None = None
+    """What it was last computed in; None: of a version that did not note it."""
     loss_sums: list[float] = field(default_factory=list)
     """Of the current epoch, if it was interrupted: loss terms summed over images, and the images."""
     best: float | None = None

@@ -79,8 +79,8 @@ class OptimConfig:
     ema_warmup_steps: int = 2000
     """Time constant, in optimizer steps, with which the decay approaches ema_decay."""
     precision: Precision = "auto"
-    """Arithmetic of forward and backward. `auto`: bf16 on GPUs that have it, fp16 with a gradient
-    scaler on older GPUs, fp32 on CPUs."""
+    """Arithmetic of forward and backward. `auto`: bf16 if all of the GPUs have it, else fp16 with a
+    gradient scaler, fp32 on CPUs; a run that goes on keeps what it began in, if it can."""
     cuda_graph: bool = False
     """On GPUs, record forward and backward of a full micro-batch once and replay them. For networks
     and micro-batches so small that the GPU waits for the host; takes more of its memory."""

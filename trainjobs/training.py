@@ -23,7 +23,7 @@ from trainjobs.optim.cuda_graph import replay_forwards
 from trainjobs.optim.ema import ModelEma
 from trainjobs.optim.optimizer import build_optimizer, load_moments
 from trainjobs.optim.parts import freeze_parts
-from trainjobs.optim.precision import Precision
+from trainjobs.optim.precision import Precision, settle_precision
 from trainjobs.optim.schedule import Schedule
 from trainjobs.resolve import build_plan
 from trainjobs.task import Task
@@ -54,26 +54,26 @@ def build_training(
     """
     optim = config.optim
     plan = build_plan(config, num_images=task.orders.num_images, world_size=world_size)
-    found = newest_whole(checkpoints, device)
-    network = task.build_model(continues=found is not None)
+    state, tensors = newest_whole(checkpoints, device) or (TrainState(), None)
+    network = task.build_model(continues=tensors is not None)
     freeze_parts(network, config.model.freeze)
     record_batch_norm(network)
     network.to(device)
     ema = ModelEma(network, decay=optim.ema_decay, warmup_steps=optim.ema_warmup_steps)
-    precision = Precision(optim.precision, device)
+    state.precision = settle_precision(optim.precision, device, state.precision)
+    precision = Precision(state.precision, device)
     if optim.cuda_graph and device.type == "cuda":
         full, side = next(plan.steps(config.epochs - 1)).sizes[0], config.data.image_size
         replay_forwards(network, (full, 3, side, side), precision)
     model = prepare_model(network)
     inner = unwrapped(model)
     optimizer = build_optimizer(inner, optim, plan.images_per_step)
-    state = TrainState()
-    if found:
-        state, tensors = found
+    if tensors is not None:
         inner.load_state_dict(tensors["model"])
         ema.resume(tensors["ema"], state.updates)
         load_moments(optimizer, tensors["optimizer"])
-        precision.scaler.load_state_dict(tensors["scaler"])
+        if tensors["scaler"]:  # empty of arithmetic that needs none
+            precision.scaler.load_state_dict(tensors["scaler"])
         logger.info("continuing after epoch %d, step %d", state.epoch, state.step)
     sampler = RankSampler(
         plan=plan,
