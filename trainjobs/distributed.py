@@ -4,6 +4,7 @@ import inspect
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -63,6 +64,16 @@ def gradient_sync(model: nn.Module, *, enabled: bool) -> AbstractContextManager[
     if enabled or not isinstance(model, DistributedDataParallel):
         return nullcontext()
     return model.no_sync()
+
+
+def restore_sum(model: nn.Module) -> None:
+    """Make gradients that DDP averaged over ranks the sums that they were before.
+
+    Losses that made up for it beforehand would overflow fp16 the sooner, the more ranks there are.
+    """
+    if isinstance(model, DistributedDataParallel):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        torch._foreach_mul_(gradients, float(dist.get_world_size()))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

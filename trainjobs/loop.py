@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from trainjobs.checkpoint import TrainState
 from trainjobs.data.loader import TrainingLoader
 from trainjobs.data.ordering.permutation import derive_key, derive_keys
-from trainjobs.distributed import all_reduce_sum, gradient_sync, unwrapped
+from trainjobs.distributed import all_reduce_sum, gradient_sync, restore_sum, unwrapped
 from trainjobs.optim.batch_norm import StepStatistics
 from trainjobs.optim.ema import ModelEma
 from trainjobs.optim.optimizer import apply_settings, clip_gradients, lr_in_force
@@ -147,8 +147,8 @@ def train_one_epoch(training: Training, observer: Observer, losses: LossSums) ->
             with gradient_sync(model, enabled=micro.is_my_last):
                 with training.precision.autocast():
                     loss = training.task.compute_loss(model, micro.images, micro.targets)
-                weight = plan.loss_weight(micro.num_images)
-                training.precision.backward(loss.total * weight)
+                # The step's gradient is a sum over its images.
+                training.precision.backward(loss.total * micro.num_images)
             training.batch_norm.add(micro.num_images)
             losses.add(loss, micro.num_images)
         stop = taken_steps.after_step(step, take_step(training, step))
@@ -182,6 +182,7 @@ def take_step(training: Training, step: Step) -> Tensor:
     Returns:
         Whether they were: a scalar on the device, equal on all ranks as gradients are.
     """
+    restore_sum(training.model)
     training.precision.unscale(training.optimizer)
     norm = clip_gradients(training.model.parameters(), training.max_grad_norm)
     finite = norm.isfinite()

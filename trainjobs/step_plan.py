@@ -53,7 +53,7 @@ class _EqualSteps:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepPlan:
-    """The cut of every epoch of a run. Depends on the world size in `loss_weight` and `mine` alone."""
+    """The cut of every epoch of a run. Depends on the world size in `mine` alone."""
 
     num_images: int
     """Images in the training split."""
@@ -69,11 +69,6 @@ class StepPlan:
     def micro_batches_per_step(self) -> int:
         """Micro-batches of a full step."""
         return -(-self.images_per_step // self.batch_size_per_worker)
-
-    def loss_weight(self, num_images: int) -> float:
-        """Factor on one micro-batch's loss, so that the step's gradient is a sum over its images."""
-        # DDP averages gradients over ranks, hence world_size on top.
-        return float(self.world_size * num_images)
 
     def mine(self, step: Step, rank: int) -> range:
         """Numbers of the micro-batches of `step` that `rank` computes; may be empty."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import trainjobs.training as training_module
 from cluster.errors import TrainingError
 from tests.builders import (
     CPU,
@@ -25,6 +26,7 @@ from tests.builders import (
 from trainjobs.checkpoint import TrainState
 from trainjobs.config import TrainConfig
 from trainjobs.loop import Outcome, Training, fit
+from trainjobs.optim.precision import Precision
 from trainjobs.taken_steps import MAX_SKIPPED_IN_A_ROW
 
 # Sums of a handful of float64 numbers in another order.
@@ -68,6 +70,34 @@ def test_resume_equals_never_stopped(tmp_path: Path, name: str, stop_after: int)
     assert state_without_timing(resumed) == state_without_timing(whole)
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [("fp32", "fp16"), ("fp16", "fp32"), ("fp16", "fp16")]
+)
+def test_a_run_may_go_on_in_another_arithmetic(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    # As on GPUs, where these arithmetics are settled on; a CPU has fp16's scaler, too.
+    config, folder = make_tiny_config(), tmp_path / "checkpoint"
+    monkeypatch.setattr(training_module, "settle_precision", lambda *_: before)
+    stopped = make_training(config, TinyTask(poisoned=range(1)))  # a step that halves the scale
+    run(stopped, Recorder(stop_after=3, checkpoint=folder))
+    monkeypatch.setattr(training_module, "settle_precision", lambda *_: after)
+    resumed = make_training(config, checkpoint=folder)
+    scales = [made.precision.scaler.state_dict() for made in (stopped, resumed)]
+    assert bool(scales[1]) == (after == "fp16")
+    if before == after:
+        assert scales[0] == scales[1] != Precision(after, CPU).scaler.state_dict()
+    assert run(resumed) == "finished"
+    assert resumed.state.precision == after
+
+
+def test_what_a_run_was_computed_in_is_what_it_goes_on_in(tmp_path: Path) -> None:
+    config, folder = make_tiny_config({"optim.precision": "bf16"}), tmp_path / "checkpoint"
+    run(make_training(config), Recorder(stop_after=3, checkpoint=folder))
+    resumed = make_training(make_tiny_config(), checkpoint=folder)  # auto, which is fp32 on a CPU
+    assert resumed.precision.name == "bf16"
+
+
 def test_many_interruptions_equal_none(tmp_path: Path) -> None:
     config = make_tiny_config()
     folder: Path | None = None
@@ -95,7 +125,7 @@ def test_the_same_seed_gives_the_same_run_and_another_another() -> None:
 
 
 def step_gradients(world_size: int) -> dict[str, torch.Tensor]:
-    """Mean over simulated ranks of the gradients each sums over its micro-batches of one step."""
+    """Sum over simulated ranks of the gradients each sums over its micro-batches of one step."""
     config = make_tiny_config({"optim.warmup_epochs": 0})
     total: dict[str, torch.Tensor] = {}
     for rank in range(world_size):
@@ -104,9 +134,9 @@ def step_gradients(world_size: int) -> dict[str, torch.Tensor]:
         assert step.sizes == (3, 3, 3, 3)
         for micro in training.loader.mine(step):
             loss = training.task.compute_loss(training.model, micro.images, micro.targets)
-            (loss.total * training.plan.loss_weight(micro.num_images)).backward()
+            (loss.total * micro.num_images).backward()
         for name, parameter in training.model.named_parameters():
-            total[name] = total.get(name, 0) + parameter.grad / world_size
+            total[name] = total.get(name, 0) + parameter.grad
     return total
 
 

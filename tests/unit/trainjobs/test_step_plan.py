@@ -196,10 +196,6 @@ def test_number_of_steps_counts_the_steps_of_that_epoch() -> None:
     assert plan.num_steps(0) == len(sizes(plan, 0)) > plan.num_steps(1) == 4
 
 
-def test_loss_weight_undoes_the_mean_over_ranks_and_over_images() -> None:
-    assert make_plan(world_size=3).loss_weight(5) == 15.0
-
-
 @pytest.mark.parametrize(
     ("batch", "world_size", "expected"),
     [(16, 1, 64), (16, 2, 64), (64, 2, 128), (40, 1, 80), (20, 1, 60), (1, 1, 64), (16, 3, 48)],
