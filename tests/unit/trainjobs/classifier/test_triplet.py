@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainjobs.classifier.triplet import TripletLoss
 
@@ -54,6 +54,34 @@ def test_it_is_the_mean_over_all_triplets(
     vectors = [(0.3, 2.0, 1.0), (-1.0, 0.2, 0.4), (0.5, 0.5, -2.0), (3.0, 1.0, 0.0)]
     expected = by_formula(vectors, classes, **settings)
     assert float(loss_of(vectors, classes, **settings)) == pytest.approx(expected, rel=1e-5)
+
+
+def every_triplet(outputs: Tensor, classes: Tensor, *, t1: float, t2: float, beta: float) -> Tensor:
+    unit = nn.functional.normalize(outputs)
+    squares = 2 - 2 * unit @ unit.T
+    same = classes[:, None] == classes
+    pairs = same & ~torch.eye(len(classes), dtype=torch.bool)
+    terms = (squares[:, :, None] - squares[:, None]).clamp(min=t1)  # anchor, positive, negative
+    terms = terms + beta * squares.clamp(min=t2)[:, :, None]
+    return terms[pairs[:, :, None] & ~same[:, None]].mean()
+
+
+@pytest.mark.parametrize("limits", [(-1.0, 0.01, 0.002), (-0.1, 1.5, 0.7), (0.3, 0.0, 0.0)])
+def test_its_gradient_is_that_of_the_formula(limits: tuple[float, float, float]) -> None:
+    settings = dict(zip(("t1", "t2", "beta"), limits, strict=True))
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(4, (24,), generator=generator)
+    outputs = torch.randn(24, 6, generator=generator)
+    outputs[3] = outputs[2]  # equally far from all others
+    found, wanted = outputs.clone().requires_grad_(), outputs.clone().requires_grad_()
+    loss, expected = (
+        TripletLoss(**settings)(found, classes),
+        every_triplet(wanted, classes, **settings),
+    )
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(found.grad, wanted.grad)
 
 
 def test_order_length_and_names_of_classes_do_not_matter() -> None:
