@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 
-from cluster.errors import ConfigError, StorageError
+from cluster.errors import ConfigError, ServiceError, StorageError
 from cluster.redact import redact
 from cluster.storage import RunPaths
+
+logger = logging.getLogger(__name__)
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 OWN_LOGGERS = ("__main__", "cluster", "trainjobs", "tuning")
@@ -75,6 +77,10 @@ def configure_rank_logging(handler: logging.Handler, *, rank: int, world_size: i
 
     def mark(record: logging.LogRecord) -> bool:
         record.origin = origin
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, ServiceError):  # says all that there is to say
+            record.msg, record.args = str(error), ()
+            record.exc_info = record.exc_text = None
         return True
 
     handler.addFilter(mark)
@@ -95,7 +101,7 @@ def write_log_to(paths: RunPaths, relative: str) -> Iterator[None]:
             handler = _UploadingHandler(folder / "log", paths, relative)
         else:
             try:
-                handler = logging.FileHandler(paths.local(relative), encoding="utf-8")
+                handler = _LogFile(paths.local(relative), encoding="utf-8")
             except OSError as error:
                 raise StorageError(
                     f"{paths.location(relative)} cannot be written: {error}"
@@ -110,7 +116,27 @@ def write_log_to(paths: RunPaths, relative: str) -> Iterator[None]:
         yield
 
 
-class _UploadingHandler(logging.FileHandler):
+class _LogFile(logging.FileHandler):
+    """A log file that may become impossible to write, which is a warning and not the run's end."""
+
+    _has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Warn once: the console still shows what the file lacks."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_failed:
+            self._has_failed = True
+            logger.warning("%s cannot be written: %s", self.baseFilename, error)
+
+    def close(self) -> None:
+        """Close the file, whatever of it can still be written."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+class _UploadingHandler(_LogFile):
     def __init__(self, spool: Path, paths: RunPaths, relative: str) -> None:
         if paths.exists(relative):
             spool.write_bytes(paths.read_bytes(relative))

@@ -130,9 +130,9 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def encode_weights(model: nn.Module, header: Mapping[str, str]) -> bytes:
-    """A safetensors file of the model's state; `header` says what the model is."""
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+def encode_weights(state: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
+    """A safetensors file of a model's state; `header` says what the model is."""
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     return save(tensors, metadata={"format_version": FORMAT_VERSION, **header})
 
 

@@ -105,9 +105,9 @@ class LossSums:
         self.sums[:-1] += loss.parts * num_images
         self.sums[-1] += num_images
 
-    def means(self) -> list[float]:
-        """Mean of each term over this rank's images."""
-        return (self.sums[:-1] / self.sums[-1].clamp(min=1)).tolist()
+    def means(self) -> Tensor:
+        """(P,) mean of each term over this rank's images."""
+        return self.sums[:-1] / self.sums[-1].clamp(min=1)
 
 
 def fit(training: Training, observer: Observer, device: torch.device) -> Outcome:
@@ -196,7 +196,7 @@ def take_step(training: Training, step: Step) -> Tensor:
 def epoch_row(training: Training, losses: LossSums, metrics: Metrics) -> dict[str, float]:
     """One line of metrics.csv."""
     state, plan, task = training.state, training.plan, training.task
-    parts = losses.means()
+    parts = losses.means().tolist()
     names = task.loss_names + task.figure_names
     return {
         "epoch": state.epoch + 1,

@@ -4,15 +4,21 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from cluster.channel import Sender
 from cluster.storage import RunPaths
-from trainjobs.checkpoint import decode_weights, encode_weights, save_checkpoint
+from trainjobs.checkpoint import decode_weights
+from trainjobs.distributed import broadcast_object
+from trainjobs.epoch_writer import EpochWriter
 from trainjobs.events import EpochDone, RunDone, StepProgress
 from trainjobs.footprint import SteadyRate, peak_memory
+from trainjobs.host_copy import HostCopy
 from trainjobs.loop import LossSums, Outcome, Training
-from trainjobs.run_folder import BEST, LAST, PLOTS, save_event_files, save_metrics
+from trainjobs.run_folder import BEST, PLOTS
 from trainjobs.step_plan import Step
 
 logger = logging.getLogger(__name__)
@@ -20,8 +26,18 @@ logger = logging.getLogger(__name__)
 PROGRESS_INTERVAL_S = 0.5
 """How often rank 0 says how far an epoch is."""
 
-SubmitCheckpoint = Callable[[dict[str, float], Path | None, str, bool], None]
-"""Hands (metrics, folder on rank 0, name, wait until stored) to the runtime, on every rank."""
+SubmitCheckpoint = Callable[[dict[str, float], "PendingCheckpoint | None", str, bool], None]
+"""Hands (metrics, checkpoint of rank 0, name, wait until stored) to the runtime, on every rank."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingCheckpoint:
+    """A checkpoint that is being written."""
+
+    folder: Path
+    """Where, on this node."""
+    written: "Future[None]"
+    """Done when it is there; has the error that it failed with."""
 
 
 def images_trained(training: Training) -> int:
@@ -48,9 +64,10 @@ class RankReporter:
     ) -> None:
         self.paths, self.sender, self.submit = paths, sender, submit
         self.is_writer = rank == 0
-        self.writes_event_files = self.is_writer and tensorboard
+        self.writer = EpochWriter(paths, tensorboard=tensorboard)
         self.attempt, self.checkpoint_every = attempt, checkpoint_every
-        self.epochs = 0
+        self.unsaid: tuple[Callable[..., StepProgress], HostCopy] | None = None
+        """Progress without its loss, and the losses, which may be on their way."""
         self.spoke_at, self.images_since = time.monotonic(), 0
         self.rate = SteadyRate()
 
@@ -62,46 +79,49 @@ class RankReporter:
         """Say how far the epoch is, now and then."""
         self.images_since += step.num_images
         self.rate.step_done(step.num_images)
-        elapsed = time.monotonic() - self.spoke_at
-        if not self.is_writer or elapsed < PROGRESS_INTERVAL_S:
+        if not self.is_writer:
             return
-        done = step.first_position + step.num_images
-        progress = StepProgress(
-            epoch=step.epoch + 1,
-            epochs=training.epochs,
-            fraction=done / training.plan.num_images,
-            loss=sum(losses.means()[: len(training.task.loss_names)]),
-            images_per_second=self.images_since / elapsed,
-        )
-        self.sender.send(progress)
-        self.spoke_at, self.images_since = time.monotonic(), 0
+        elapsed = time.monotonic() - self.spoke_at
+        if elapsed >= PROGRESS_INTERVAL_S:
+            unsaid = partial(
+                StepProgress,
+                epoch=step.epoch + 1,
+                epochs=training.epochs,
+                fraction=(step.first_position + step.num_images) / training.plan.num_images,
+                images_per_second=self.images_since / elapsed,
+            )
+            self.unsaid = unsaid, HostCopy(losses.means())
+            self.spoke_at, self.images_since = time.monotonic(), 0
+        # The loss may be there some steps later: asked for at once, it would keep the device waiting.
+        if self.unsaid is not None and self.unsaid[1].is_there():
+            say, means = self.unsaid
+            parts = means.read()[: len(training.task.loss_names)]
+            self.sender.send(say(loss=float(parts.sum())))
+            self.unsaid = None
 
     def epoch_done(self, training: Training, row: dict[str, float], *, is_best: bool) -> None:
-        """Write weights, metrics.csv and event files, log a line, hand a checkpoint over."""
-        state = training.state
+        """Tell the driver, and leave weights, metrics.csv, event files and, where due, a checkpoint."""
+        epoch = training.state.epoch
         if self.is_writer:
-            self._write_weights(training, LAST, *([BEST] if is_best else []))
-            save_metrics(self.paths, state.history)
-            if self.writes_event_files:
-                save_event_files(self.paths, state.history)
             self.sender.send(EpochDone(row))
-        is_last = state.epoch == training.epochs
-        due = is_last or state.epoch % self.checkpoint_every == 0
-        self._submit(training, row, f"epoch-{state.epoch:04d}", due=due, wait=is_last)
-        self.spoke_at, self.images_since = time.monotonic(), 0
+        is_last = epoch == training.epochs
+        due = is_last or epoch % self.checkpoint_every == 0
+        name = f"epoch-{epoch:04d}"
+        self._leave(training, row, name, is_best=is_best, has_checkpoint=due, wait=is_last)
+        self.spoke_at, self.images_since, self.unsaid = time.monotonic(), 0, None
         self.rate.resume()
 
     def interrupted(self, training: Training) -> None:
         """Store weights and a checkpoint within the epoch, and wait until they are safe."""
         state = training.state
-        if self.is_writer:
-            self._write_weights(training, LAST)
         name = f"epoch-{state.epoch:04d}-step-{state.step:06d}"
         row = state.history[-1] if state.history else {}
-        self._submit(training, dict(row), name, due=True, wait=True)
+        self._leave(training, dict(row), name, is_best=False, has_checkpoint=True, wait=True)
 
     def finish(self, training: Training, outcome: Outcome) -> None:
         """Measure the best weights once more, draw the plots and tell the driver the result."""
+        self.writer.wait()
+        broadcast_object(None)  # from here on, all ranks may read what rank 0 has written
         metrics: dict[str, dict[str, float]] = {}
         if outcome != "interrupted" and training.state.best_epoch is not None:
             training.ema.model.load_state_dict(
@@ -130,20 +150,25 @@ class RankReporter:
         if self.is_writer:
             self.sender.send(done)
 
-    def _submit(
-        self, training: Training, row: dict[str, float], name: str, *, due: bool, wait: bool
+    def _leave(
+        self,
+        training: Training,
+        row: dict[str, float],
+        name: str,
+        *,
+        is_best: bool,
+        has_checkpoint: bool,
+        wait: bool,
     ) -> None:
-        folder = None
-        if due and self.is_writer:
-            folder = Path(tempfile.mkdtemp(prefix="trainjobs-checkpoint-"))
-            save_checkpoint(folder, training.state, training.tensors())
+        checkpoint = None
+        if self.is_writer:
+            folder = None
+            if has_checkpoint:
+                folder = Path(tempfile.mkdtemp(prefix="trainjobs-checkpoint-"))
+            written = self.writer.start(training, is_best=is_best, checkpoint=folder)
+            checkpoint = PendingCheckpoint(folder, written) if folder else None
         # A rank that was fenced off may still write: its names must not be this attempt's.
-        self.submit(row, folder, f"{name}-{self.attempt}", wait)
-
-    def _write_weights(self, training: Training, *files: str) -> None:
-        weights = encode_weights(training.ema.model, training.task.weights_header())
-        for file in files:
-            self.paths.write_bytes(file, weights)
+        self.submit(row, checkpoint, f"{name}-{self.attempt}", wait)
 
     def _draw(self, training: Training) -> None:
         from trainjobs.evaluation.plots import plot_history  # noqa: PLC0415  2 s, rank 0 at the end

@@ -12,6 +12,7 @@ from torch import Tensor
 from cluster.errors import TrainingError
 from trainjobs.checkpoint import TrainState
 from trainjobs.distributed import all_reduce_max
+from trainjobs.host_copy import HostCopy
 from trainjobs.step_plan import Step
 
 logger = logging.getLogger(__name__)
@@ -28,16 +29,12 @@ class TakenSteps:
         self._state = state
         self._open: Step | None = None
         self._taken = torch.ones((), dtype=torch.bool, device=device)
-        on_gpu = device.type == "cuda"
-        self._flags = torch.zeros(2, dtype=torch.uint8, pin_memory=on_gpu)
-        self._arrived = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]  # torch's stub
+        self._flags = HostCopy(torch.zeros(2, dtype=torch.uint8))
 
     def before_step(self, *, stop: bool) -> None:
         """Tell all ranks how this one's last step went, and whether it wants to `stop`."""
         flags = torch.stack([~self._taken, torch.full_like(self._taken, stop)])
-        self._flags.copy_(all_reduce_max(flags.to(torch.uint8)), non_blocking=True)
-        if self._arrived is not None:
-            self._arrived.record()
+        self._flags = HostCopy(all_reduce_max(flags.to(torch.uint8)))
 
     def after_step(self, step: Step, taken: Tensor) -> bool:
         """Count the step before; this one, `taken` or not by a scalar on the device, stays open.
@@ -49,9 +46,7 @@ class TakenSteps:
         Raises:
             TrainingError: Too many steps in a row were not finite.
         """
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        was_skipped, stop = self._flags.tolist()
+        was_skipped, stop = self._flags.read().tolist()
         self._count(taken=not was_skipped)
         self._open, self._taken = step, taken
         return bool(stop)

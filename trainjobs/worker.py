@@ -19,7 +19,7 @@ from ray.train import Checkpoint, CheckpointUploadMode
 from cluster.channel import Sender
 from cluster.config_io import from_dict
 from cluster.credentials import Credentials
-from cluster.errors import DatasetError
+from cluster.errors import DatasetError, StorageError
 from cluster.logs import configure_rank_logging
 from cluster.storage import RunPaths
 from trainjobs.config import TrainConfig
@@ -29,7 +29,7 @@ from trainjobs.distributed import DDP_OPTIONS, broadcast_object
 from trainjobs.events import GroupStarted
 from trainjobs.jobs import JOBS
 from trainjobs.loop import fit
-from trainjobs.reporter import RankReporter
+from trainjobs.reporter import PendingCheckpoint, RankReporter
 from trainjobs.task import RankContext
 from trainjobs.training import build_training
 
@@ -126,14 +126,26 @@ def _train(settings: WorkerSettings, rank: int, world_size: int, ranks_on_node: 
 
 
 def submit_checkpoint(
-    metrics: dict[str, float], folder: Path | None, name: str, wait: bool
+    metrics: dict[str, float], pending: PendingCheckpoint | None, name: str, wait: bool
 ) -> None:
-    """Report to Ray Train, as every rank must; the folder is uploaded, then deleted."""
+    """Report to Ray Train, as every rank must; what is written is stored, then deleted here."""
+
+    def store(checkpoint: Checkpoint, name: str) -> Checkpoint:
+        assert pending is not None
+        pending.written.result()
+        storage = ray.train.get_context().get_storage()
+        try:
+            stored: Checkpoint = storage.persist_current_checkpoint(checkpoint, name)
+        except OSError as error:
+            raise StorageError(f"the checkpoint {name} cannot be stored: {error}") from error
+        return stored
+
     ray.train.report(
         metrics,
-        checkpoint=Checkpoint.from_directory(folder) if folder else None,
+        checkpoint=Checkpoint.from_directory(pending.folder) if pending else None,
         checkpoint_dir_name=name,
         checkpoint_upload_mode=CheckpointUploadMode.SYNC if wait else CheckpointUploadMode.ASYNC,
+        checkpoint_upload_fn=store,
         delete_local_checkpoint_after_upload=True,
     )
 

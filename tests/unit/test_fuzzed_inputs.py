@@ -131,7 +131,7 @@ def good_files(folder: Path) -> dict[str, tuple[str, bytes, Read]]:
     holder = json.dumps({name: getattr(Holder.this_process(), name) for name in Holder.__slots__})
     coco = coco_content("", OBJECTS)
     coco["annotations"][0]["segmentation"] = [[1, 2, 30, 2, 30, 20.5]]
-    weights = encode_weights(torch.nn.Linear(2, 2), {"model": "tiny"})
+    weights = encode_weights(torch.nn.Linear(2, 2).state_dict(), {"model": "tiny"})
     config, sweep = dump_yaml(TrainConfig()), dump_yaml(SweepSettings(name="s", space={"a": 1}))
     return {
         "config": ("c.yaml", config.encode(), read_config),

@@ -87,6 +87,20 @@ def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         pass
 
 
+def test_a_log_that_can_no_longer_be_written_is_one_warning_and_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configure_logging()
+    paths = RunPaths(str(tmp_path), "run")
+    paths.local("train.log").symlink_to("/dev/full")
+    with write_log_to(paths, "train.log"):
+        own.info("one")
+        own.info("two")
+    said = [line.partition("| ")[2] for line in capsys.readouterr().err.splitlines()]
+    full = f"{paths.local('train.log')} cannot be written: [Errno 28] No space left on device"
+    assert said == ["one", full, "two"]
+
+
 def test_lines_go_through_what_draws_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logging()
     drawn: list[str] = []
@@ -107,3 +121,16 @@ def test_a_rank_marks_its_records_and_keeps_the_handlers_level(
     own.info("unheard")
     own.warning("heard")
     assert re.fullmatch(r"\S+ rank 1/4: heard\n", capsys.readouterr().err)
+
+
+def test_an_error_of_ours_that_a_library_logs_has_no_traceback(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    handler = ConsoleHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    configure_rank_logging(handler, rank=0, world_size=1)
+    try:
+        raise StorageError("the checkpoint cannot be stored")
+    except StorageError:
+        logging.getLogger("library").exception("upload failed in the background thread")
+    assert capsys.readouterr().err == "the checkpoint cannot be stored\n"

@@ -49,7 +49,7 @@ def detection_task(folder: Path, cache: Path) -> DetectionTask:
 def save_weights(task: Task, path: Path) -> Mapping[str, float]:
     """A weights file of a new model of the task, whose figures are returned."""
     model = task.build_model()
-    path.write_bytes(encode_weights(model, task.weights_header()))
+    path.write_bytes(encode_weights(model.state_dict(), task.weights_header()))
     return task.evaluate(model)
 
 
@@ -178,9 +178,9 @@ def test_a_mistake_is_one_message_and_exit_code_2(
 def test_a_damaged_header_is_named(tmp_path: Path, change: dict[str, str]) -> None:
     header = {"model": "m", "classes": '["cat", "owl"]', "image_size": "64"}
     path = tmp_path / "w.safetensors"
-    path.write_bytes(encode_weights(torch.nn.Linear(1, 1), header))
+    path.write_bytes(encode_weights(torch.nn.Linear(1, 1).state_dict(), header))
     assert read_weights(str(path)).classes == ("cat", "owl")
-    path.write_bytes(encode_weights(torch.nn.Linear(1, 1), header | change))
+    path.write_bytes(encode_weights(torch.nn.Linear(1, 1).state_dict(), header | change))
     with pytest.raises(CheckpointError, match=r"w\.safetensors") as raised:
         read_weights(str(path))
     assert "damaged" in str(raised.value)
@@ -190,7 +190,7 @@ def test_tensors_of_another_network_are_refused(tmp_path: Path, cache: Path) -> 
     folder = write_thumbnails(tmp_path / "data")
     task = make_classification_task(folder)
     (tmp_path / "w.safetensors").write_bytes(
-        encode_weights(torch.nn.Linear(1, 1), task.weights_header())
+        encode_weights(torch.nn.Linear(1, 1).state_dict(), task.weights_header())
     )
     weights = read_weights(str(tmp_path / "w.safetensors"))
     with pytest.raises(ServiceError, match="its tensors are not those of fastnet_s"):

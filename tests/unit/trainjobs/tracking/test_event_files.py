@@ -11,7 +11,7 @@ from cluster.channel import Sender
 from cluster.storage import RunPaths
 from tests.builders import CPU, make_tiny_config, make_training
 from trainjobs.loop import fit
-from trainjobs.reporter import RankReporter
+from trainjobs.reporter import PendingCheckpoint, RankReporter
 from trainjobs.run_folder import TENSORBOARD, load_metrics, save_event_files
 from trainjobs.tracking.event_files import event_file_name
 
@@ -38,9 +38,12 @@ def train(
     """Train `TinyTask` as one rank of a run does. Returns its last checkpoint."""
     kept: list[Path] = []
 
-    def submit(metrics: dict[str, float], folder: Path | None, name: str, wait: bool) -> None:
-        if folder is not None:
-            kept.append(Path(shutil.move(folder, paths.local(f"checkpoints/{name}"))))
+    def submit(
+        metrics: dict[str, float], pending: PendingCheckpoint | None, name: str, wait: bool
+    ) -> None:
+        if pending is not None:
+            pending.written.result()
+            kept.append(Path(shutil.move(pending.folder, paths.local(f"checkpoints/{name}"))))
 
     reporter = RankReporter(
         paths,

@@ -1,0 +1,71 @@
+"""The files that an epoch leaves, written while the next one is trained."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from cluster.storage import RunPaths
+from trainjobs.checkpoint import TrainState, encode_weights, save_checkpoint
+from trainjobs.host_copy import HostCopy
+from trainjobs.loop import Training
+from trainjobs.run_folder import BEST, LAST, save_event_files, save_metrics
+
+
+class EpochWriter:
+    """Writes one epoch at a time; a copy of what it writes is all that training waits for."""
+
+    def __init__(self, paths: RunPaths, *, tensorboard: bool) -> None:
+        self._paths, self._tensorboard = paths, tensorboard
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="epoch-writer")
+        self._last: Future[None] | None = None
+
+    def start(
+        self, training: Training, *, is_best: bool, checkpoint: Path | None
+    ) -> "Future[None]":
+        """Write weights and the figures so far and, into the empty folder `checkpoint`, the whole state.
+
+        Returns:
+            What is done when all of it is there.
+
+        Raises:
+            Exception: What was started before failed, of which it is the error.
+        """
+        self.wait()  # two copies at a time would take twice the memory
+        tensors = training.tensors() if checkpoint else {"ema": training.ema.model.state_dict()}
+        self._last = self._pool.submit(
+            self._write,
+            HostCopy(tensors),
+            replace(training.state, history=list(training.state.history)),
+            training.task.weights_header(),
+            is_best,
+            checkpoint,
+        )
+        return self._last
+
+    def wait(self) -> None:
+        """Return when all is written.
+
+        Raises:
+            Exception: What was started last failed, of which it is the error.
+        """
+        if self._last is not None:
+            self._last.result()
+
+    def _write(
+        self,
+        copied: HostCopy,
+        state: TrainState,
+        header: dict[str, str],
+        is_best: bool,
+        checkpoint: Path | None,
+    ) -> None:
+        tensors = copied.read()
+        weights = encode_weights(tensors["ema"], header)
+        for file in (LAST, BEST) if is_best else (LAST,):
+            self._paths.write_bytes(file, weights)
+        if state.history:
+            save_metrics(self._paths, state.history)
+            if self._tensorboard:
+                save_event_files(self._paths, state.history)
+        if checkpoint:
+            save_checkpoint(checkpoint, state, tensors)
