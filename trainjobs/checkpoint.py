@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load, save
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 
 from cluster.config_io import from_dict
@@ -130,10 +130,10 @@ def _checksum(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def encode_weights(state: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
-    """A safetensors file of a model's state; `header` says what the model is."""
+def save_weights(path: Path, state: Mapping[str, Tensor], header: Mapping[str, str]) -> None:
+    """Write a safetensors file of a model's state; `header` says what the model is."""
     tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-    return save(tensors, metadata={"format_version": FORMAT_VERSION, **header})
+    save_file(tensors, path, metadata={"format_version": FORMAT_VERSION, **header})
 
 
 def decode_weights(data: bytes, source: str) -> dict[str, Tensor]:

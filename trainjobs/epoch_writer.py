@@ -1,11 +1,17 @@
 """The files that an epoch leaves, written while the next one is trained."""
 
+import tempfile
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from cluster.errors import StorageError
 from cluster.storage import RunPaths
-from trainjobs.checkpoint import TrainState, encode_weights, save_checkpoint
+from trainjobs.checkpoint import TrainState, save_checkpoint, save_weights
 from trainjobs.host_copy import HostCopy
 from trainjobs.loop import Training
 from trainjobs.run_folder import BEST, LAST, save_event_files, save_metrics
@@ -28,7 +34,7 @@ class EpochWriter:
             What is done when all of it is there.
 
         Raises:
-            Exception: What was started before failed, of which it is the error.
+            StorageError: What was started before could not be written.
         """
         self.wait()  # two copies at a time would take twice the memory
         tensors = training.tensors() if checkpoint else {"ema": training.ema.model.state_dict()}
@@ -46,7 +52,7 @@ class EpochWriter:
         """Return when all is written.
 
         Raises:
-            Exception: What was started last failed, of which it is the error.
+            StorageError: What was started last could not be written.
         """
         if self._last is not None:
             self._last.result()
@@ -60,12 +66,25 @@ class EpochWriter:
         checkpoint: Path | None,
     ) -> None:
         tensors = copied.read()
-        weights = encode_weights(tensors["ema"], header)
-        for file in (LAST, BEST) if is_best else (LAST,):
-            self._paths.write_bytes(file, weights)
+        with tempfile.TemporaryDirectory(prefix="trainjobs-weights-") as scratch:
+            weights = Path(scratch, "weights")
+            with _errors_of(weights):
+                save_weights(weights, tensors["ema"], header)
+            for file in (LAST, BEST) if is_best else (LAST,):
+                self._paths.copy_from(weights, file)
         if state.history:
             save_metrics(self._paths, state.history)
             if self._tensorboard:
                 save_event_files(self._paths, state.history)
         if checkpoint:
-            save_checkpoint(checkpoint, state, tensors)
+            with _errors_of(checkpoint):
+                save_checkpoint(checkpoint, state, tensors)
+
+
+@contextmanager
+def _errors_of(local: Path) -> Iterator[None]:
+    """What torch and safetensors raise where a disk is full -> StorageError."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise StorageError(f"{local} cannot be written: {error}") from error

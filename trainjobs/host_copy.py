@@ -15,10 +15,10 @@ class HostCopy:
 
     def __init__(self, tree: Any) -> None:
         """Start the copy."""
-        self._on_gpu = False
+        self._gpu: torch.device | None = None
         self._tree = self._copied(tree)
         self._arrived: torch.cuda.Event | None = None
-        if self._on_gpu:
+        if self._gpu is not None:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's stub
             self._arrived.record()
 
@@ -29,12 +29,13 @@ class HostCopy:
     def read(self) -> Any:
         """The copy, once it is there; any thread may ask."""
         if self._arrived is not None:
-            self._arrived.synchronize()
+            with torch.cuda.device(self._gpu):  # a thread's own would be GPU 0, if that is another
+                self._arrived.synchronize()
         return self._tree
 
     def _copied(self, tree: Any) -> Any:
         if isinstance(tree, Tensor):
-            self._on_gpu |= tree.is_cuda
+            self._gpu = tree.device if tree.is_cuda else self._gpu
             # From a GPU, into memory that it writes to by itself.
             return tree.detach().to("cpu", non_blocking=True, copy=True)
         if isinstance(tree, dict):

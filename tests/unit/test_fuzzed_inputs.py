@@ -15,6 +15,7 @@ import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save
 
 from cluster.config_io import dump_yaml, load_yaml, merge
 from cluster.errors import ServiceError
@@ -23,10 +24,7 @@ from cluster.storage import RunPaths
 from tests.fuzz import damaged, damages, quick, shapes
 from tests.labeled_images import NAMES as CLASSES
 from tests.labeled_images import coco_content, voc_text
-from trainjobs.checkpoint import (
-    encode_weights,
-    load_weights,
-)
+from trainjobs.checkpoint import load_weights
 from trainjobs.config import TrainConfig
 from trainjobs.data.formats.coco_layout import open_coco
 from trainjobs.data.formats.files import list_images
@@ -131,7 +129,7 @@ def good_files(folder: Path) -> dict[str, tuple[str, bytes, Read]]:
     holder = json.dumps({name: getattr(Holder.this_process(), name) for name in Holder.__slots__})
     coco = coco_content("", OBJECTS)
     coco["annotations"][0]["segmentation"] = [[1, 2, 30, 2, 30, 20.5]]
-    weights = encode_weights(torch.nn.Linear(2, 2).state_dict(), {"model": "tiny"})
+    weights = save(torch.nn.Linear(2, 2).state_dict(), {"format_version": "1", "model": "tiny"})
     config, sweep = dump_yaml(TrainConfig()), dump_yaml(SweepSettings(name="s", space={"a": 1}))
     return {
         "config": ("c.yaml", config.encode(), read_config),

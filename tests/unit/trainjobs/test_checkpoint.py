@@ -15,10 +15,10 @@ from trainjobs.checkpoint import (
     TENSORS,
     TrainState,
     check_checkpoint,
-    encode_weights,
     load_checkpoint,
     load_weights,
     save_checkpoint,
+    save_weights,
 )
 
 
@@ -132,14 +132,15 @@ def make_model() -> nn.Module:
 
 def test_weights_and_header_come_back(tmp_path: Path) -> None:
     model, path = make_model(), tmp_path / "w.safetensors"
-    path.write_bytes(encode_weights(model.state_dict(), {"model": "tiny"}))
+    save_weights(path, model.state_dict(), {"model": "tiny"})
     tensors, header = load_weights(str(path))
     assert_same_tensors(tensors, dict(model.state_dict()))
     assert header == {"format_version": "1", "model": "tiny"}
 
 
 def test_damaged_or_missing_weights_are_an_error_that_names_the_file(tmp_path: Path) -> None:
-    whole = encode_weights(make_model().state_dict(), {})
+    save_weights(tmp_path / "whole", make_model().state_dict(), {})
+    whole = (tmp_path / "whole").read_bytes()
     for name, content in (("cut", whole[:-9]), ("empty", b""), ("text", b"no weights" * 9)):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=f"{name}: not a readable safetensors"):

@@ -10,7 +10,7 @@ from cluster.errors import CheckpointError, ConfigError, DatasetError
 from tests.builders import CPU, make_config
 from tests.classified_images import write_folders
 from tests.classifiers import make_classification_task, make_classifier_config, write_thumbnails
-from trainjobs.checkpoint import encode_weights
+from trainjobs.checkpoint import save_weights
 from trainjobs.classifier.measure import build_from
 from trainjobs.classifier.models import build_classifier
 from trainjobs.classifier.task import check_classifier_config
@@ -77,7 +77,7 @@ def test_weights_fit_whatever_classes_they_were_trained_for(
         ("yolo", build_yolov5("yolov5n", num_classes)),
         ("classify", build_classifier(make_run("classify", "fastnet_s"), num_classes)),
     ):
-        file.write_bytes(encode_weights(network.state_dict(), {}))
+        save_weights(file, network.state_dict(), {})
         model = "yolov5n" if job == "yolo" else "fastnet_s"
         for location in (str(file), f"file://{file}"):
             check(make_run(job, model, **{"model.weights": location}), job)
@@ -85,7 +85,7 @@ def test_weights_fit_whatever_classes_they_were_trained_for(
 
 def test_weights_that_cannot_be_started_from_are_named(tmp_path: Path) -> None:
     foreign, text = tmp_path / "foreign.safetensors", tmp_path / "text"
-    foreign.write_bytes(encode_weights(torch.nn.Linear(1, 1).state_dict(), {"model": "vgg11"}))
+    save_weights(foreign, torch.nn.Linear(1, 1).state_dict(), {"model": "vgg11"})
     text.write_text("not weights")
     for file, message in (
         (foreign, r"foreign\.safetensors: is of vgg11, not of fastnet_s"),
@@ -100,7 +100,7 @@ def test_weights_that_cannot_be_started_from_are_named(tmp_path: Path) -> None:
 def test_weights_of_the_other_stem_are_said_to_be(tmp_path: Path) -> None:
     data, file = write_thumbnails(tmp_path / "data"), tmp_path / "w.safetensors"
     task = make_classification_task(data, {"model.name": "resnet18", "model.stem": "standard"})
-    file.write_bytes(encode_weights(task.build_model().state_dict(), task.weights_header()))
+    save_weights(file, task.build_model().state_dict(), task.weights_header())
     config = make_run("classify", "resnet18", **{"model.weights": str(file), "data.image_size": 32})
     with pytest.raises(CheckpointError, match=r"model\.stem standard: conv1\.weight differ"):
         check(config, "classify")
@@ -114,7 +114,7 @@ def test_weights_are_measured_with_the_stem_they_were_trained_with(
     settings = {"model.name": "resnet18", "model.stem": stem, "data.image_size": side_px}
     task = make_classification_task(data, settings)
     model = task.build_model()
-    file.write_bytes(encode_weights(model.state_dict(), task.weights_header()))
+    save_weights(file, model.state_dict(), task.weights_header())
     for size in (32, side_px):
         found, _, _ = build_from(read_weights(str(file)), size, CPU)
         assert torch.equal(found.state_dict()["conv1.weight"], model.state_dict()["conv1.weight"])
@@ -126,7 +126,7 @@ def test_an_image_size_that_weights_cannot_be_measured_at_is_refused(
 ) -> None:
     data, file = write_thumbnails(tmp_path / "data"), tmp_path / "w.safetensors"
     task = make_classification_task(data, {"model.name": name, "data.image_size": good_px})
-    file.write_bytes(encode_weights(task.build_model().state_dict(), task.weights_header()))
+    save_weights(file, task.build_model().state_dict(), task.weights_header())
     with pytest.raises(ConfigError, match=f"{name} cannot take {bad_px} px"):
         build_from(read_weights(str(file)), bad_px, CPU)
 
@@ -134,7 +134,7 @@ def test_an_image_size_that_weights_cannot_be_measured_at_is_refused(
 def test_a_run_that_continues_no_longer_needs_the_weights_it_started_from(tmp_path: Path) -> None:
     data, file = write_thumbnails(tmp_path / "data"), tmp_path / "w.safetensors"
     network = make_classification_task(data).build_model()
-    file.write_bytes(encode_weights(network.state_dict(), {}))
+    save_weights(file, network.state_dict(), {})
     task = make_classification_task(data, {"model.weights": str(file), "seed": 1})
     assert torch.equal(task.build_model().head.weight, network.head.weight)
     file.unlink()

@@ -12,7 +12,7 @@ from cluster.errors import CheckpointError, ServiceError
 from tests.builders import make_config
 from tests.classifiers import make_classification_task, make_context, write_thumbnails
 from tests.logging_state import logging_as_it_was
-from trainjobs.checkpoint import encode_weights
+from trainjobs.checkpoint import save_weights
 from trainjobs.data.generated.shapes import generate_shapes
 from trainjobs.data.prepare import prepare_dataset
 from trainjobs.detector.task import DetectionTask
@@ -46,10 +46,10 @@ def detection_task(folder: Path, cache: Path) -> DetectionTask:
     return DetectionTask(config, data, make_context(cache))
 
 
-def save_weights(task: Task, path: Path) -> Mapping[str, float]:
+def write_weights(task: Task, path: Path) -> Mapping[str, float]:
     """A weights file of a new model of the task, whose figures are returned."""
     model = task.build_model()
-    path.write_bytes(encode_weights(model.state_dict(), task.weights_header()))
+    save_weights(path, model.state_dict(), task.weights_header())
     return task.evaluate(model)
 
 
@@ -66,7 +66,7 @@ def test_a_detector_gets_the_figures_that_its_task_gives_it(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = detection_task(tmp_path / "data", cache)
-    figures = save_weights(task, tmp_path / "w.safetensors")
+    figures = write_weights(task, tmp_path / "w.safetensors")
     result = measured(
         "--weights", "w.safetensors", "--data", "data", "--output", "out", capsys=capsys
     )
@@ -86,7 +86,7 @@ def test_a_classifier_gets_the_figures_that_its_task_gives_it(
 ) -> None:
     folder = write_thumbnails(tmp_path / "data")
     task = make_classification_task(folder, {"eval.flip": True, "eval.batch_statistics": True})
-    figures = save_weights(task, tmp_path / "w.safetensors")
+    figures = write_weights(task, tmp_path / "w.safetensors")
     result = measured("--weights=w.safetensors", f"--data={folder}", capsys=capsys)
     assert result["metrics"] == figures
     assert "top1_batch_statistics" in figures  # as training measured, without a flag
@@ -98,7 +98,7 @@ def test_classes_are_matched_by_name(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_thumbnails(tmp_path / "data")
-    figures = save_weights(make_classification_task(folder), tmp_path / "w.safetensors")
+    figures = write_weights(make_classification_task(folder), tmp_path / "w.safetensors")
     names = sorted((path.name for path in (folder / "train").iterdir()), reverse=True)
     content = {"format": "folder", "train": "train", "val": "val", "names": names}
     (folder / "data.yaml").write_text(json.dumps(content))
@@ -111,7 +111,7 @@ def test_flags_win_over_what_training_did(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_thumbnails(tmp_path / "data")
-    save_weights(make_classification_task(folder, {"eval.flip": True}), tmp_path / "w.safetensors")
+    write_weights(make_classification_task(folder, {"eval.flip": True}), tmp_path / "w.safetensors")
     argv = ("--weights", "w.safetensors", "--data", str(folder))
     result = measured(
         *argv, "--eval.no-flip", "--image-size", "48", "--split", "train", capsys=capsys
@@ -124,7 +124,7 @@ def test_as_many_images_may_be_bad_as_training_was_told(
     tmp_path: Path, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = write_thumbnails(tmp_path / "data")
-    figures = save_weights(make_classification_task(folder), tmp_path / "w.safetensors")
+    figures = write_weights(make_classification_task(folder), tmp_path / "w.safetensors")
     for number in range(11):
         (next((folder / "val").iterdir()) / f"bad{number}.jpg").write_bytes(b"no image")
     argv = ["--weights", "w.safetensors", "--data", str(folder)]
@@ -153,7 +153,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     others = write_thumbnails(tmp_path / "others")
     for split in ("train", "val"):
         (others / split / "star").rename(others / split / "comet")
-    save_weights(make_classification_task(folder), tmp_path / "w.safetensors")
+    write_weights(make_classification_task(folder), tmp_path / "w.safetensors")
     with logging_as_it_was():
         assert main(argv) == 2
     captured = capsys.readouterr()
@@ -178,9 +178,9 @@ def test_a_mistake_is_one_message_and_exit_code_2(
 def test_a_damaged_header_is_named(tmp_path: Path, change: dict[str, str]) -> None:
     header = {"model": "m", "classes": '["cat", "owl"]', "image_size": "64"}
     path = tmp_path / "w.safetensors"
-    path.write_bytes(encode_weights(torch.nn.Linear(1, 1).state_dict(), header))
+    save_weights(path, torch.nn.Linear(1, 1).state_dict(), header)
     assert read_weights(str(path)).classes == ("cat", "owl")
-    path.write_bytes(encode_weights(torch.nn.Linear(1, 1).state_dict(), header | change))
+    save_weights(path, torch.nn.Linear(1, 1).state_dict(), header | change)
     with pytest.raises(CheckpointError, match=r"w\.safetensors") as raised:
         read_weights(str(path))
     assert "damaged" in str(raised.value)
@@ -189,9 +189,8 @@ def test_a_damaged_header_is_named(tmp_path: Path, change: dict[str, str]) -> No
 def test_tensors_of_another_network_are_refused(tmp_path: Path, cache: Path) -> None:
     folder = write_thumbnails(tmp_path / "data")
     task = make_classification_task(folder)
-    (tmp_path / "w.safetensors").write_bytes(
-        encode_weights(torch.nn.Linear(1, 1).state_dict(), task.weights_header())
-    )
-    weights = read_weights(str(tmp_path / "w.safetensors"))
+    path = tmp_path / "w.safetensors"
+    save_weights(path, torch.nn.Linear(1, 1).state_dict(), task.weights_header())
+    weights = read_weights(str(path))
     with pytest.raises(ServiceError, match="its tensors are not those of fastnet_s"):
         weights.load_into(task.build_model())
