@@ -10,15 +10,15 @@ from torch import Tensor
 class HostCopy:
     """A tensor, or nested dicts and lists with tensors, as they are now, in the host's memory.
 
-    Of a GPU's tensors the copy is queued: what is computed from then on does not change it.
+    Of tensors on a GPU, the same for all, it is queued: what is computed from then on does not change it.
     """
 
     def __init__(self, tree: Any) -> None:
         """Start the copy."""
-        self._gpu: torch.device | None = None
+        self._gpus: set[torch.device] = set()
         self._tree = self._copied(tree)
         self._arrived: torch.cuda.Event | None = None
-        if self._gpu is not None:
+        if self._gpus:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's stub
             self._arrived.record()
 
@@ -29,13 +29,14 @@ class HostCopy:
     def read(self) -> Any:
         """The copy, once it is there; any thread may ask."""
         if self._arrived is not None:
-            with torch.cuda.device(self._gpu):  # a thread's own would be GPU 0, if that is another
+            with torch.cuda.device(*self._gpus):  # else a thread would open one on GPU 0, too
                 self._arrived.synchronize()
         return self._tree
 
     def _copied(self, tree: Any) -> Any:
         if isinstance(tree, Tensor):
-            self._gpu = tree.device if tree.is_cuda else self._gpu
+            if tree.is_cuda:
+                self._gpus.add(tree.device)
             # From a GPU, into memory that it writes to by itself.
             return tree.detach().to("cpu", non_blocking=True, copy=True)
         if isinstance(tree, dict):
