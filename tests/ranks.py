@@ -36,6 +36,7 @@ from trainjobs.classifier.models import build_classifier
 from trainjobs.data.mixture import prepare_datasets
 from trainjobs.distributed import (
     DDP_OPTIONS,
+    all_gather_lists,
     all_reduce_max,
     all_reduce_sum,
     broadcast_object,
@@ -94,6 +95,7 @@ def every_collective(rank: int, world_size: int) -> dict[str, Any]:
         "sum": all_reduce_sum(torch.tensor([rank, 1.0])).tolist(),
         "max": all_reduce_max(torch.tensor([rank, -rank])).tolist(),
         "gathered": gather_lists([rank] * rank),
+        "gathered by all": all_gather_lists([rank] * rank),
         "broadcast": broadcast_object({"from": rank}),
         "gradients": gradients,
     }

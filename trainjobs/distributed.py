@@ -50,6 +50,15 @@ def gather_lists(mine: list[T]) -> list[T]:
     return [item for part in parts or [] for item in part]
 
 
+def all_gather_lists(mine: list[T]) -> list[T]:
+    """Every rank's items, in rank order, on every rank."""
+    if not is_distributed():
+        return mine
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, mine)
+    return [item for part in parts for item in part]
+
+
 def broadcast_object(value: T) -> T:
     """Rank 0's `value`, on every rank."""
     if not is_distributed():

@@ -12,7 +12,13 @@ from trainjobs.data.loader import EvaluationSamples, build_loader
 from trainjobs.data.packed.shards import Split
 from trainjobs.detector.model import YOLOv5
 from trainjobs.detector.postprocess import decode, non_max_suppression
-from trainjobs.evaluation.evaluate import Evaluation, EvaluationBatch, evaluate_detector
+from trainjobs.evaluation.detections import Truth
+from trainjobs.evaluation.evaluate import (
+    Evaluation,
+    EvaluationBatch,
+    evaluate_detector,
+    split_truths,
+)
 from trainjobs.task import Batch, RankContext
 
 Detect = Callable[[Tensor], list[Tensor]]
@@ -41,6 +47,7 @@ class DetectionEvaluator:
             self._loader,
             self._shares,
             self.split,
+            self._truths,
             image_size=self.image_size,
             rank=self.context.rank,
             world_size=self.context.world_size,
@@ -49,6 +56,10 @@ class DetectionEvaluator:
     @functools.cached_property
     def _shares(self) -> list[EvaluationBatch]:
         return eval_shapes(self.split.sizes, self.image_size, self._stride, self._batch_size)
+
+    @functools.cached_property
+    def _truths(self) -> list[Truth]:
+        return split_truths(self.split)
 
     @functools.cached_property
     def _loader(self) -> Iterable[Batch]:

@@ -11,7 +11,7 @@ from trainjobs.evaluation.detections import Detections, Floats, Ints, Truth
 
 MAX_DETECTIONS = 100  # per class and image: pycocotools, `Params.setDetParams`
 ALL_AREAS = [0.0, 1e10]  # px^2, pycocotools' range "all"
-IOU_50 = 0  # index of IoU 0.50 in .50:.05:.95
+NUM_IOUS, IOU_50 = 10, 0  # of .50:.05:.95, and the index of IoU 0.50
 
 
 class CocoMetrics(TypedDict):
@@ -42,10 +42,30 @@ def coco_map(
 
     Source: pycocotools `COCOeval`; a detection that lies in a crowd of its class does not count.
     """
+    return coco_metrics(average_precision(truths, detections, range(num_classes)))
+
+
+def coco_metrics(ap: NDArray[np.float64]) -> CocoMetrics:
+    """The means of the AP (C, 10) of all classes at IoU .50:.05:.95, -1 for one without a truth."""
+    occurs = ap[:, IOU_50] >= 0
+    return CocoMetrics(
+        map50_95=float(ap[occurs].mean()) if occurs.any() else 0.0,
+        map50=float(ap[occurs, IOU_50].mean()) if occurs.any() else 0.0,
+        ap_per_class=ap.mean(axis=1),
+        ap50_per_class=ap[:, IOU_50],
+    )
+
+
+def average_precision(
+    truths: Sequence[Truth], detections: Sequence[Detections], classes: Sequence[int]
+) -> NDArray[np.float64]:
+    """(K, 10) AP of each of the K `classes`, which rise; nothing here is of others. See `coco_map`."""
+    if not classes:
+        return np.empty((0, NUM_IOUS))
     images = [
         {"id": truth.image_id, "height": truth.height, "width": truth.width} for truth in truths
     ]
-    categories = [{"id": index, "name": str(index)} for index in range(num_classes)]
+    categories = [{"id": index, "name": str(index)} for index in classes]
     labeled = [row for t in truths for row in _annotations(t.image_id, t.boxes_xyxy_px, t.classes)]
     labeled += [
         {**row, "iscrowd": 1}
@@ -71,14 +91,9 @@ def coco_map(
     evaluation.accumulate()
     # Thresholds, recalls, classes, areas, detection limits: -1 where a class has no truth.
     precision: NDArray[np.float64] = np.asarray(evaluation.eval["precision"])[..., 0, 0]
-    ap: NDArray[np.float64] = precision.mean(axis=1)  # (10, C)
-    occurs = ap[IOU_50] >= 0
-    return CocoMetrics(
-        map50_95=float(ap[:, occurs].mean()) if occurs.any() else 0.0,
-        map50=float(ap[IOU_50, occurs].mean()) if occurs.any() else 0.0,
-        ap_per_class=ap.mean(axis=0),
-        ap50_per_class=ap[IOU_50],
-    )
+    # Class by class in memory, or the last digit of a mean would depend on how many there are.
+    ap: NDArray[np.float64] = np.ascontiguousarray(precision.transpose(2, 0, 1)).mean(axis=2)
+    return ap
 
 
 def _annotations(image_id: int, boxes_xyxy_px: Floats, classes: Ints) -> list[dict[str, Any]]:

@@ -3,7 +3,8 @@
 Everything here is numpy, in pixels of the original image: letterboxing is undone before.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,51 @@ class Detections:
     """(K,) confidence in [0, 1]."""
     classes: Ints
     """(K,)."""
+
+
+def share_classes(
+    truths: Sequence[Truth], detections: Sequence[Detections], num_classes: int, shares: int
+) -> list[list[int]]:
+    """Class ids in so many parts with about equally many boxes; those of a part rise."""
+    ids: list[Ints] = [np.empty(0, np.int64)]
+    ids += [truth.classes for truth in truths] + [found.classes for found in detections]
+    counts = np.bincount(np.concatenate(ids).astype(np.int64), minlength=num_classes)
+    parts: list[list[int]] = [[] for _ in range(shares)]
+    loads = [0] * shares
+    for class_id in np.argsort(-counts, kind="stable").tolist():
+        part = loads.index(min(loads))
+        parts[part].append(class_id)
+        loads[part] += int(counts[class_id]) + 1  # one without a box takes its time, too
+    return [sorted(part) for part in parts]
+
+
+def only_classes(
+    truths: Sequence[Truth], detections: Sequence[Detections], classes: Sequence[int]
+) -> tuple[list[Truth], list[Detections]]:
+    """The same images with the boxes of some classes alone."""
+    kept_truths, kept = [], []
+    for truth in truths:
+        boxes, crowds = np.isin(truth.classes, classes), np.isin(truth.crowd_classes, classes)
+        kept_truths.append(
+            replace(
+                truth,
+                boxes_xyxy_px=truth.boxes_xyxy_px[boxes],
+                classes=truth.classes[boxes],
+                crowds_xyxy_px=truth.crowds_xyxy_px[crowds],
+                crowd_classes=truth.crowd_classes[crowds],
+            )
+        )
+    for found in detections:
+        is_kept = np.isin(found.classes, classes)
+        kept.append(
+            replace(
+                found,
+                boxes_xyxy_px=found.boxes_xyxy_px[is_kept],
+                scores=found.scores[is_kept],
+                classes=found.classes[is_kept],
+            )
+        )
+    return kept_truths, kept
 
 
 def pairwise_iou(first_xyxy_px: Floats, second_xyxy_px: Floats) -> NDArray[np.float64]:

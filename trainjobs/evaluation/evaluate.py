@@ -11,11 +11,30 @@ from torch import Tensor
 from trainjobs.boxes import cxcywh_to_xyxy
 from trainjobs.data.augmentation.sample_plan import plan_letterbox
 from trainjobs.data.packed.shards import Split
-from trainjobs.distributed import broadcast_object, gather_lists
-from trainjobs.evaluation.coco import CocoMetrics, coco_map
-from trainjobs.evaluation.detections import Detections, Truth
-from trainjobs.evaluation.yolov5_map import Yolov5Metrics, yolov5_map
+from trainjobs.distributed import all_gather_lists, broadcast_object, gather_lists
+from trainjobs.evaluation.coco import CocoMetrics, average_precision, coco_metrics
+from trainjobs.evaluation.detections import Detections, Truth, only_classes, share_classes
+from trainjobs.evaluation.yolov5_map import (
+    ClassCurves,
+    Yolov5Metrics,
+    class_curves,
+    joined,
+    yolov5_metrics,
+)
 from trainjobs.task import Batch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PartialFigures:
+    """What one rank has measured: all of some classes."""
+
+    classes: list[int]
+    """K ids."""
+    ap: NDArray[np.float64]
+    """(K, 10) COCO's, at IoU .50:.05:.95."""
+    curves: ClassCurves
+    """YOLOv5's."""
+
 
 EvaluationBatch = tuple[list[int], tuple[int, int]]
 """Images of the split that share a forward, and the height and width they are letterboxed to."""
@@ -29,8 +48,8 @@ class Evaluation:
     """map50_95 and map50 as COCO defines them; precision and recall at the best F1, IoU 0.5."""
     metrics_yolov5: dict[str, float] = field(default_factory=dict)
     """map50_95 and map50 as YOLOv5 reports them."""
-    truths: list[Truth] = field(default_factory=list)
-    detections: list[Detections] = field(default_factory=list)
+    truths: Sequence[Truth] = ()
+    detections: Sequence[Detections] = ()
     curves: Yolov5Metrics | None = None
     coco: CocoMetrics | None = None
 
@@ -40,6 +59,7 @@ def evaluate_detector(
     batches: Iterable[Batch],
     shares: Sequence[EvaluationBatch],
     split: Split,
+    truths: Sequence[Truth],
     *,
     image_size: int,
     rank: int,
@@ -53,6 +73,7 @@ def evaluate_detector(
         batches: this rank's images, those of every `world_size`-th of the shares from `rank` on.
         shares: which images share a forward, on all ranks.
         split: that they are of.
+        truths: see `split_truths`.
         image_size: px that their longest sides were scaled to.
         rank: of this process.
         world_size: number of ranks.
@@ -64,10 +85,11 @@ def evaluate_detector(
             found.append(
                 original_detections(index, rows.cpu().numpy(), size, shape, image_size=image_size)
             )
-    detections = in_order(gather_lists(found), shares)
-    evaluation = Evaluation({})
-    if detections:  # rank 0 alone
-        evaluation = measure(split_truths(split), detections, len(split.names))
+    detections = in_order(all_gather_lists(found), shares)
+    # Ranks share the classes, too: of a large split, all of them keep one process busy for seconds.
+    mine = share_classes(truths, detections, len(split.names), world_size)[rank]
+    parts = gather_lists([measure_part(truths, detections, mine)])
+    evaluation = summarize(parts, truths, detections) if parts else Evaluation({})
     metrics, yolov5 = broadcast_object((evaluation.metrics, evaluation.metrics_yolov5))
     return replace(evaluation, metrics=metrics, metrics_yolov5=yolov5)
 
@@ -80,10 +102,25 @@ def in_order(
     return sorted(detections, key=lambda found: places[found.image_id])
 
 
-def measure(truths: list[Truth], detections: list[Detections], num_classes: int) -> Evaluation:
-    """COCO's figures and YOLOv5's, from everything that was found."""
-    coco = coco_map(truths, detections, num_classes)
-    curves = yolov5_map(truths, detections, num_classes)
+def measure_part(
+    truths: Sequence[Truth], detections: Sequence[Detections], classes: list[int]
+) -> PartialFigures:
+    """COCO's figures and YOLOv5's of some classes, whose ids rise."""
+    truths, detections = only_classes(truths, detections, classes)
+    return PartialFigures(
+        classes,
+        average_precision(truths, detections, classes),
+        class_curves(truths, detections, classes),
+    )
+
+
+def summarize(
+    parts: Sequence[PartialFigures], truths: Sequence[Truth], detections: Sequence[Detections]
+) -> Evaluation:
+    """The figures of all classes, of which each is in one of the parts."""
+    order = np.argsort([class_id for part in parts for class_id in part.classes])
+    coco = coco_metrics(np.concatenate([part.ap for part in parts])[order])
+    curves = yolov5_metrics(joined([part.curves for part in parts], order))
     metrics = {
         "map50_95": coco["map50_95"],
         "map50": coco["map50"],

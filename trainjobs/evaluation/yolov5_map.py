@@ -5,7 +5,7 @@ at precision 0 for recall 1, so that a perfect class scores 0.995) and in counti
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,22 @@ class Yolov5Metrics:
     """(C, 1000) over `CONFIDENCES`, IoU 0.5."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ClassCurves:
+    """Curves of K classes; rows of one without a truth are -1 in `ap` and 0 elsewhere."""
+
+    num_truths: NDArray[np.int64]
+    """(K,) labeled objects."""
+    ap: Array
+    """(K, 10) at IoU .50:.05:.95."""
+    precision_at_recall: Array
+    """(K, 101) precision envelope over `RECALLS`, IoU 0.5."""
+    precision: Array
+    """(K, 1000) over `CONFIDENCES`, IoU 0.5."""
+    recall: Array
+    """(K, 1000) over `CONFIDENCES`, IoU 0.5."""
+
+
 def yolov5_map(
     truths: Sequence[Truth], detections: Sequence[Detections], num_classes: int
 ) -> Yolov5Metrics:
@@ -64,20 +80,25 @@ def yolov5_map(
 
     Source: recipe.md, section 2, "mAP". Pairs are formed greedily by falling IoU per class.
     """
-    num_truths = np.bincount(
-        np.concatenate([np.empty(0, np.int64), *(truth.classes for truth in truths)]),
-        minlength=num_classes,
-    )
-    scores, classes, hits = _matched(truths, detections)
+    return yolov5_metrics(class_curves(truths, detections, range(num_classes)))
+
+
+def class_curves(
+    truths: Sequence[Truth], detections: Sequence[Detections], classes: Sequence[int]
+) -> ClassCurves:
+    """Curves of `classes`; see `yolov5_map`."""
+    labeled = np.concatenate([np.empty(0, np.int64), *(truth.classes for truth in truths)])
+    num_truths = np.array([np.count_nonzero(labeled == index) for index in classes], np.int64)
+    scores, class_ids, hits = _matched(truths, detections)
     order = np.argsort(-scores, kind="stable")
-    scores, classes, hits = scores[order], classes[order], hits[order]
+    scores, class_ids, hits = scores[order], class_ids[order], hits[order]
 
     ap = np.where(num_truths[:, None] > 0, 0.0, -np.ones((1, len(IOU_THRESHOLDS))))
-    curves = np.zeros((num_classes, len(RECALLS)))
-    precision = np.zeros((num_classes, len(CONFIDENCES)))
-    recall = np.zeros((num_classes, len(CONFIDENCES)))
-    for index in np.flatnonzero(num_truths):
-        mine = classes == index
+    curves = np.zeros((len(classes), len(RECALLS)))
+    precision = np.zeros((len(classes), len(CONFIDENCES)))
+    recall = np.zeros((len(classes), len(CONFIDENCES)))
+    for index in np.flatnonzero(num_truths).tolist():
+        mine = class_ids == classes[index]
         if not mine.any():
             continue
         true_positives = hits[mine].cumsum(axis=0)  # (K, 10)
@@ -90,15 +111,30 @@ def yolov5_map(
         falling = -scores[mine]
         recall[index] = np.interp(-CONFIDENCES, falling, class_recall[:, 0], left=0)
         precision[index] = np.interp(-CONFIDENCES, falling, class_precision[:, 0], left=1)
-    return _summary(ap, num_truths, curves, precision, recall)
+    return ClassCurves(
+        num_truths=num_truths,
+        ap=ap,
+        precision_at_recall=curves,
+        precision=precision,
+        recall=recall,
+    )
 
 
-def _summary(
-    ap: Array, num_truths: NDArray[np.int64], curves: Array, precision: Array, recall: Array
-) -> Yolov5Metrics:
+def joined(parts: Sequence[ClassCurves], order: NDArray[np.int64]) -> ClassCurves:
+    """The rows of all parts, one after the other, in `order`."""
+    rows = {
+        field.name: np.concatenate([getattr(part, field.name) for part in parts])[order]
+        for field in fields(ClassCurves)
+    }
+    return ClassCurves(**rows)
+
+
+def yolov5_metrics(curves: ClassCurves) -> Yolov5Metrics:
+    """The means over the curves of all classes."""
+    ap, precision, recall = curves.ap, curves.precision, curves.recall
     total = precision + recall
     f1 = np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
-    occurs = num_truths > 0
+    occurs = curves.num_truths > 0
     if not occurs.any():
         occurs, ap = np.ones_like(occurs), np.where(ap < 0, 0.0, ap)
     best = int(_smooth(f1[occurs].mean(axis=0)).argmax())
@@ -112,8 +148,8 @@ def _summary(
         ap=ap,
         class_precision=precision[:, best],
         class_recall=recall[:, best],
-        num_truths=num_truths,
-        precision_at_recall=curves,
+        num_truths=curves.num_truths,
+        precision_at_recall=curves.precision_at_recall,
         f1_at_confidence=f1,
     )
 

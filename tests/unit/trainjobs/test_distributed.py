@@ -8,6 +8,7 @@ from torch import nn
 
 from tests.ranks import every_collective, run_on_ranks, train
 from trainjobs.distributed import (
+    all_gather_lists,
     all_reduce_max,
     all_reduce_sum,
     broadcast_object,
@@ -25,7 +26,7 @@ def test_alone_every_collective_is_the_identity() -> None:
     assert not is_distributed()
     tensor = torch.tensor([1.0, -2.0])
     assert all_reduce_sum(tensor).tolist() == all_reduce_max(tensor).tolist() == [1, -2]
-    assert gather_lists([1, 2]) == [1, 2]
+    assert gather_lists([1, 2]) == all_gather_lists([1, 2]) == [1, 2]
     assert broadcast_object("x") == "x"
 
 
@@ -43,6 +44,7 @@ def test_collectives_of_two_ranks() -> None:
     assert first["sum"] == second["sum"] == [1, 2]
     assert first["max"] == second["max"] == [1, 0]
     assert first["gathered"] == [1] and second["gathered"] == []
+    assert first["gathered by all"] == second["gathered by all"] == [1]
     assert first["broadcast"] == second["broadcast"] == {"from": 0}
     # The gradient is the rank: its own without synchronization, the mean 1/2 with it.
     assert first["gradients"] == {False: 0, True: 0.5}

@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainjobs.evaluation.coco import coco_map
-from trainjobs.evaluation.detections import Detections, Truth, match_by_iou, pairwise_iou
-from trainjobs.evaluation.evaluate import in_order
+from trainjobs.evaluation.detections import (
+    Detections,
+    Truth,
+    match_by_iou,
+    pairwise_iou,
+    share_classes,
+)
+from trainjobs.evaluation.evaluate import in_order, measure_part, summarize
 from trainjobs.evaluation.yolov5_map import yolov5_map
 
 FIRST, SECOND = (0, 0, 10, 10), (50, 50, 70, 70)
@@ -222,6 +228,34 @@ def test_coco_agrees_with_its_definition_written_out(seed: int) -> None:
     aps = [plain_ap(truths, found, 3, minimum=level / 100) for level in range(50, 100, 5)]
     assert metrics["map50"] == pytest.approx(aps[0])
     assert metrics["map50_95"] == pytest.approx(np.mean(aps))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 7])
+def test_ranks_that_share_the_classes_measure_what_one_rank_does(num_ranks: int) -> None:
+    truths, found = random_scene(0, num_classes=4)
+    crowd = np.array([(40, 40, 90, 90)], np.float32)
+    truths[0] = dataclasses.replace(
+        truths[0], crowds_xyxy_px=crowd, crowd_classes=np.array([2], np.int64)
+    )
+    num_classes = 6  # of which two have no box
+    shares = share_classes(truths, found, num_classes, num_ranks)
+    assert sorted(class_id for share in shares for class_id in share) == list(range(num_classes))
+    evaluation = summarize([measure_part(truths, found, s) for s in shares], truths, found)
+    coco, yolov5 = coco_map(truths, found, num_classes), yolov5_map(truths, found, num_classes)
+    assert 0 < evaluation.metrics["map50_95"] == coco["map50_95"]
+    assert evaluation.coco is not None and evaluation.curves is not None
+    for key, value in coco.items():
+        assert np.array_equal(evaluation.coco[key], value), key
+    for field in dataclasses.fields(yolov5):
+        found_value, value = getattr(evaluation.curves, field.name), getattr(yolov5, field.name)
+        assert np.array_equal(found_value, value), field.name
+
+
+def test_classes_are_shared_by_their_boxes() -> None:
+    truths = [make_truth(*[FIRST] * 7, classes=[0, 0, 0, 0, 1, 1, 2])]
+    found = [make_found(((NOWHERE), 0.5), classes=[2])]
+    assert share_classes(truths, found, 3, 2) == [[0], [1, 2]]
+    assert share_classes([], [], 3, 2) == [[0, 2], [1]]
 
 
 def plain_ap(
