@@ -59,7 +59,7 @@ def open_loader(
         return build_loader(samples, batches, workers=workers, pin_memory=is_cuda)
     prepared = build_device_samples(samples, device)
     return build_loader(
-        prepared, batches, workers=workers, pin_memory=False, collate=prepared.collate
+        prepared, batches, workers=workers, pin_memory=is_cuda, collate=prepared.collate
     )
 
 

@@ -156,10 +156,26 @@ def build_loader(
     pin_memory: bool,
     collate: Collate = collate,
 ) -> "DataLoader[Batch]":
-    """A DataLoader over `batches`, lists of references into `samples`."""
+    """A DataLoader over `batches`, lists of references into `samples`.
+
+    Args:
+        samples: That batches are made of.
+        batches: In their order.
+        workers: Loading threads; 0: the one that asks for a batch.
+        pin_memory: Whether batches lie in memory that a GPU reads by itself.
+        collate: Samples -> a batch.
+    """
     cv2.setNumThreads(0)  # one image a thread scales better than threads within an image
-    stream = BatchStream(samples, batches, workers, collate)
-    return DataLoader(stream, batch_size=None, pin_memory=pin_memory)
+    if (
+        pin_memory
+    ):  # here, and so in the loading threads; DataLoader would do it in the training thread
+        collate = functools.partial(_collate_pinned, collate)
+    return DataLoader(BatchStream(samples, batches, workers, collate), batch_size=None)
+
+
+def _collate_pinned(collate: Collate, samples: list[Any]) -> Batch:
+    batch = collate(samples)
+    return {name: t if t.is_cuda else t.pin_memory() for name, t in batch.items()}
 
 
 class TrainingLoader:

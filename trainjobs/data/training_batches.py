@@ -1,5 +1,6 @@
 """A job's training images on their way to a rank: their order, and the stream of augmented batches."""
 
+import functools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -61,20 +62,14 @@ def drawn_batches(
 ) -> Iterable[Batch]:
     """Augmented micro-batches on the rank's device, drawn where `augment.execute` says."""
     device = context.device
-    if not draws_on_device(samples.augment.execute, device):
-        loader = build_loader(
-            samples,
-            batches,
-            workers=context.loader_workers,
-            pin_memory=device.type == "cuda",
-        )
-        return context.prepare_loader(loader)
-    prepared = build_device_samples(samples, device)
-    loader = build_loader(
-        prepared,
-        batches,
+    build = functools.partial(
+        build_loader,
+        batches=batches,
         workers=context.loader_workers,
-        pin_memory=False,  # it does that itself, in the threads
-        collate=prepared.collate,
+        pin_memory=device.type == "cuda",
     )
+    if not draws_on_device(samples.augment.execute, device):
+        return context.prepare_loader(build(samples))
+    prepared = build_device_samples(samples, device)
+    loader = build(prepared, collate=prepared.collate)
     return DrawnBatches(context.prepare_loader(loader), device)

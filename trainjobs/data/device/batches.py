@@ -1,4 +1,4 @@
-"""Training batches drawn on the device, one ahead of the one that is trained on."""
+"""Training batches drawn on the device, beside the one that is trained on."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -18,7 +18,6 @@ class DeviceSamples:
     """Training samples up to what the device does; threads of a loader share it."""
 
     samples: TrainingSamples
-    pin_memory: bool
     jpegs: DeviceJpegs | None
     """Decodes JPEGs on the device. None: they are decoded here."""
 
@@ -33,7 +32,7 @@ class DeviceSamples:
 
     def collate(self, samples: list[PreparedSample]) -> Batch:
         """Samples of one shape -> a packed batch."""
-        return pack_batch(samples, jpegs=self.jpegs, pin_memory=self.pin_memory)
+        return pack_batch(samples, jpegs=self.jpegs)
 
 
 def draws_on_device(execute: str, device: torch.device) -> bool:
@@ -43,15 +42,15 @@ def draws_on_device(execute: str, device: torch.device) -> bool:
 
 def build_device_samples(samples: TrainingSamples, device: torch.device) -> DeviceSamples:
     """What a loader makes batches of for `device`; a GPU decodes JPEGs itself."""
-    is_cuda = device.type == "cuda"
-    jpegs = DeviceJpegs(samples.split, device) if is_cuda else None
-    return DeviceSamples(samples=samples, pin_memory=is_cuda, jpegs=jpegs)
+    jpegs = DeviceJpegs(samples.split, device) if device.type == "cuda" else None
+    return DeviceSamples(samples=samples, jpegs=jpegs)
 
 
 class DrawnBatches:
     """Packed batches that are on their device -> images.
 
-    On a GPU, a batch is drawn on a stream of its own while the one before is trained on.
+    On a GPU, a batch is drawn on a stream of its own: the one before was queued to be trained on, and
+    need not be done.
     """
 
     def __init__(self, packed: Iterable[Batch], device: torch.device) -> None:
@@ -63,21 +62,17 @@ class DrawnBatches:
             yield from map(draw_batch, self._packed)
             return
         stream = open_stream(self._device)
-        # Who moves batches makes the stream wait for them that is current when they are asked for.
-        with torch.cuda.stream(stream):
-            packed = iter(self._packed)
-            drawn = self._draw_next(packed)
-        while drawn is not None:
+        packed = iter(self._packed)
+        while True:
+            # Who moves batches makes the stream wait for them that is current when they are asked for.
+            with torch.cuda.stream(stream):
+                batch = next(packed, None)
+                drawn = None if batch is None else draw_batch(batch)
+            if drawn is None:
+                return
             training = torch.cuda.current_stream(self._device)
-            training.wait_stream(stream)  # by now it has this batch's work alone
+            training.wait_stream(stream)
             for tensor in drawn.values():
                 # Its memory goes back to the other stream, not before training is done with it.
                 tensor.record_stream(training)
-            ready = drawn
-            with torch.cuda.stream(stream):
-                drawn = self._draw_next(packed)
-            yield ready
-
-    def _draw_next(self, packed: Iterator[Batch]) -> Batch | None:
-        batch = next(packed, None)
-        return None if batch is None else draw_batch(batch)
+            yield drawn

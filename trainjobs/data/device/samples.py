@@ -123,14 +123,12 @@ def pack_batch(
     samples: Sequence[PreparedSample],
     *,
     jpegs: DeviceJpegs | None = None,
-    pin_memory: bool = False,
 ) -> Batch:
     """Samples of one shape -> the tensors that `augment.draw_batch` draws them from.
 
     Args:
         samples: Prepared.
         jpegs: That they were prepared with; decodes what was left to it.
-        pin_memory: Whether tensors are copied into memory that a GPU reads by itself.
 
     Returns:
         `pixels` (P, 3) uint8 and, with `jpegs`, `decoded` (D, 3) uint8 on the device, which follows
@@ -161,10 +159,7 @@ def pack_batch(
         tables["mixed_tiles"], tables["mixed_places"] = _tables(rows, places)
         tables["mixed_share"] = torch.tensor([samples[n].plan.mixed_share for n in mixed])
         tables["mixed"] = torch.tensor(mixed)
-    batch |= tables
-    if pin_memory:
-        return {name: t if t.is_cuda else t.pin_memory() for name, t in batch.items()}
-    return batch
+    return batch | tables
 
 
 def _shared_parts(samples: Sequence[PreparedSample]) -> dict[PixelKey, PixelRect]:

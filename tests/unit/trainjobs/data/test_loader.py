@@ -104,6 +104,21 @@ def test_a_loader_is_a_stream_of_dicts() -> None:
     assert firsts(iter(loader)) == [1, 3]
 
 
+def test_batches_are_copied_for_the_gpu_in_the_loading_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:  # the real one needs a GPU
+        threads.append(threading.current_thread().name)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    loader = build_loader(Numbers(), [[1, 2], [3]], workers=2, pin_memory=True)
+    assert firsts(iter(loader)) == [1, 3]
+    assert threads and all(name.startswith("loader") for name in threads)
+
+
 @pytest.mark.parametrize(
     ("asked", "cpus", "ranks", "batch", "expected"),
     [
