@@ -7,13 +7,13 @@ import torch
 
 from cluster.config_io import replace_at
 from tests.builders import CPU
+from tests.contexts import make_context
 from trainjobs.classifier.defaults import DEFAULTS
 from trainjobs.classifier.task import ClassificationTask
 from trainjobs.config import TrainConfig
 from trainjobs.data.generated.thumbnails import generate_thumbnails
 from trainjobs.data.mixture import prepare_datasets
 from trainjobs.resolve import resolve_launch
-from trainjobs.task import RankContext
 
 SIDE_PX = 32
 
@@ -43,21 +43,6 @@ def make_classifier_config(changes: Mapping[str, object] | None = None) -> Train
     for path, value in {**settings, **(changes or {})}.items():
         config = replace_at(config, path, value)
     return config
-
-
-def make_context(
-    cache: Path, *, rank: int = 0, world_size: int = 1, device: torch.device = CPU
-) -> RankContext:
-    """Of a rank that loads its images itself."""
-    return RankContext(
-        rank=rank,
-        world_size=world_size,
-        ranks_on_node=world_size,
-        device=device,
-        loader_workers=0,
-        cache=cache,
-        prepare_loader=lambda loader: loader,
-    )
 
 
 def make_classification_task(

@@ -28,8 +28,8 @@ from tests.classifiers import (
     SIDE_PX,
     make_classification_task,
     make_classifier_config,
-    make_context,
 )
+from tests.contexts import make_context
 from trainjobs.classifier.evaluator import ClassEvaluator
 from trainjobs.classifier.inference import Normalization, class_outputs
 from trainjobs.classifier.models import build_classifier
@@ -174,24 +174,28 @@ def train_classifier(
     changes: Mapping[str, object],
     stop_after: int | None = None,
     resume: bool = False,
+    device: torch.device = CPU,
 ) -> dict[str, Any]:
     """Train the classifier of `make_classification_task`; rank 0 saves what is stopped."""
-    task = make_classification_task(source, changes, rank=rank, world_size=world_size)
+    torch.backends.cudnn.allow_tf32 = False  # or a GPU's sums would be of 10 bits
+    task = make_classification_task(
+        source, changes, rank=rank, world_size=world_size, device=device
+    )
     training = build_training(
         task.config,
         task,
         rank=rank,
         world_size=world_size,
-        device=CPU,
+        device=device,
         checkpoints=[checkpoint] if resume else [],
         prepare_model=lambda network: (
             DistributedDataParallel(network, **DDP_OPTIONS) if world_size > 1 else network
         ),
     )
     writer = Recorder(stop_after=stop_after, checkpoint=checkpoint)
-    outcome = fit(training, writer if rank == 0 else Recorder(), CPU)
+    outcome = fit(training, writer if rank == 0 else Recorder(), device)
     return {
         "outcome": outcome,
         "history": without_timing(training.state.history),
-        "tensors": {k: v.numpy() for k, v in flat_tensors(training.tensors()).items()},
+        "tensors": {k: v.cpu().numpy() for k, v in flat_tensors(training.tensors()).items()},
     }

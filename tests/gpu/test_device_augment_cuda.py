@@ -1,5 +1,6 @@
 """Training batches drawn on a GPU: what the CPU draws, without a wait for the device. Skips without one."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from tests.builders import make_orders, make_split
+from tests.contexts import MovedBatches
 from tests.gpu.waiting import no_waiting
 from trainjobs.config import AugmentConfig
 from trainjobs.data.augmentation.augment import execute
@@ -31,6 +33,10 @@ SAME_PASS_LEVELS = 2
 DECODER_LEVELS = 4.0
 """Largest mean difference on smooth color JPEGs: nvJPEG's chroma upsampling and cosine transform are not
 libjpeg's. A picture that is moved by a px differs by 3 on average, one that is elsewhere by 60."""
+
+
+SLEEP_CYCLES = 20_000_000
+"""About 10 ms."""
 
 
 def make_source(folder: Path, count: int = 8) -> Split:
@@ -93,29 +99,40 @@ def test_nvjpeg_decodes_what_the_cpu_decodes(tmp_path: Path) -> None:
     assert difference.abs().mean(dim=(1, 2, 3)).max() < DECODER_LEVELS
 
 
-def test_batches_come_in_order_and_whole_while_the_gpu_is_busy(tmp_path: Path) -> None:
+@pytest.mark.parametrize("late", ["training", "drawing"])
+def test_batches_come_in_order_and_whole_whichever_stream_is_late(
+    tmp_path: Path, late: str
+) -> None:
     device = torch.device("cuda", 0)
     torch.cuda.set_device(device)
     split = make_source(tmp_path)
     prepared = build_device_samples(make_samples(split), device)
     references = [[SampleRef(0, p % 8, p % 8) for p in range(at, at + 4)] for at in range(0, 80, 4)]
 
-    def batches() -> DrawnBatches:
+    def batches(*, late: bool) -> DrawnBatches:
         loader = build_loader(
-            prepared, references, workers=3, pin_memory=False, collate=prepared.collate
+            prepared, references, workers=3, pin_memory=True, collate=prepared.collate
         )
-        return DrawnBatches((_moved(batch, device) for batch in loader), device)
+        moved: Iterable[Batch] = MovedBatches(loader, device)
+        return DrawnBatches(_after_a_sleep(moved) if late else moved, device)
 
-    calm = [{name: tensor.clone() for name, tensor in batch.items()} for batch in batches()]
-    busy, load = [], torch.randn(4096, 4096, device=device)
-    for batch in batches():
-        load = torch.tanh(load @ load)  # keeps this stream behind the one that draws
+    calm = []
+    for batch in batches(late=False):
+        torch.cuda.synchronize()
+        calm.append({name: tensor.clone() for name, tensor in batch.items()})
+        torch.cuda.synchronize()
+    busy = []
+    for batch in batches(late=late == "drawing"):
+        if late == "training":
+            torch.cuda._sleep(SLEEP_CYCLES)
         busy.append({name: tensor.clone() for name, tensor in batch.items()})
     assert len(calm) == len(busy) == 20
     for one, other in zip(calm, busy, strict=True):
         assert largest_difference(one, other) == 0
 
 
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    """As Ray Train's loader moves it."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+def _after_a_sleep(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches; the stream that asks for them is busy for a while with each."""
+    for batch in batches:
+        torch.cuda._sleep(SLEEP_CYCLES)
+        yield batch

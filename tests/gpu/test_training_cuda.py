@@ -1,19 +1,28 @@
 """Training on a GPU: what the CPU gives, without a wait for the device, and replayed as a graph."""
 
 import copy
+import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.builders import Recorder
+from tests.builders import CPU, Recorder
 from tests.classifiers import make_classification_task, write_thumbnails
+from tests.detectors import make_detection_task
 from tests.gpu.waiting import no_waiting
-from trainjobs.loop import LossSums, Training, fit, take_step
+from trainjobs.classifier.task import ClassificationTask
+from trainjobs.data.generated.shapes import generate_shapes
+from trainjobs.detector.task import DetectionTask
+from trainjobs.host_copy import HostCopy
+from trainjobs.loop import LossSums, Training, fit, seed_network, take_step
 from trainjobs.optim.batch_norm import StepStatistics, record_batch_norm
 from trainjobs.optim.cuda_graph import replay_forwards
 from trainjobs.optim.precision import Precision
+from trainjobs.taken_steps import TakenSteps
+from trainjobs.task import MicroBatch
 from trainjobs.training import build_training
 
 pytestmark = [
@@ -27,6 +36,7 @@ CUDA = torch.device("cuda", 0)
 TOLERANCE = 1e-4
 """Of float32 sums in another order; TF32, which torch's convolutions use by default, is switched off."""
 BATCH, SIDE_PX = 8, 16
+TRIPLET = {"loss.custom": "trainjobs.classifier.triplet:TripletLoss"}
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +48,12 @@ def training_on(folder: Path, device: torch.device, changes: dict[str, object]) 
     """Of the small fast network, in micro-batches of 8; its 40 images make steps of 16, 16 and 8."""
     if not (folder / "data").exists():
         write_thumbnails(folder / "data")
-    task = make_classification_task(
-        folder / "data", {"optim.precision": "fp32", **changes}, device=device
-    )
+    changes = {"optim.precision": "fp32", **changes}
+    return build(make_classification_task(folder / "data", changes, device=device), device)
+
+
+def build(task: ClassificationTask | DetectionTask, device: torch.device) -> Training:
+    """A training of one rank."""
     return build_training(
         task.config,
         task,
@@ -51,6 +64,38 @@ def training_on(folder: Path, device: torch.device, changes: dict[str, object]) 
     )
 
 
+def take_steps_without_waiting(training: Training, *, ahead: bool) -> list[float]:
+    """An epoch in which an operation that waits is an error; the means of its losses and figures.
+
+    Args:
+        training: On the GPU.
+        ahead: Whether a step's batches are there before it. Those that are decoded as they are asked
+            for wait for the decoder, in the threads that load them.
+    """
+    task = training.task
+    sums = LossSums(len(task.loss_names + task.figure_names), CUDA, [])
+    taken_steps = TakenSteps(training.state, CUDA)
+    for step in training.plan.steps(0):
+        micros: Iterable[MicroBatch] = training.loader.mine(step)
+        micros = list(micros) if ahead else micros
+        with no_waiting() if step.index else no_waiting("cpu"):  # the first step sets things up
+            taken_steps.before_step(stop=False)
+            for micro in micros:
+                seed_network(training.seed, step.epoch, micro)
+                with training.precision.autocast():
+                    loss = task.compute_loss(training.model, micro.images, micro.targets)
+                training.precision.backward(loss.total * micro.num_images)
+                training.batch_norm.add(micro.num_images)
+                sums.add(loss, micro.num_images)
+            taken = take_step(training, step)
+            HostCopy(sums.means())
+            HostCopy(training.tensors())
+        taken_steps.after_step(step, taken)
+    taken_steps.settle()
+    assert training.state.updates == training.plan.num_steps(0)
+    return sums.means().tolist()
+
+
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_no_operation_of_a_step_waits_for_the_gpu(
@@ -58,25 +103,57 @@ def test_no_operation_of_a_step_waits_for_the_gpu(
 ) -> None:
     changes = {"optim.name": name, "optim.precision": precision}
     training = training_on(tmp_path, CUDA, changes)
-    sums = LossSums(2, CUDA, [])
-    for step in training.plan.steps(0):
-        micros = training.loader.mine(step)
-        with no_waiting() if step.index else no_waiting("cpu"):  # the first step sets things up
-            for micro in micros:
-                with training.precision.autocast():
-                    loss = training.task.compute_loss(training.model, micro.images, micro.targets)
-                training.precision.backward(loss.total)
-                training.batch_norm.add(micro.num_images)
-                sums.add(loss, micro.num_images)
-            take_step(training, step)
-    assert all(value > 0 for value in sums.means())
+    assert all(value > 0 for value in take_steps_without_waiting(training, ahead=False))
+
+
+@pytest.mark.parametrize("changes", [TRIPLET, {"model.name": "resnet18"}], ids=str)
+def test_no_other_loss_or_network_waits_for_the_gpu(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    means = take_steps_without_waiting(training_on(tmp_path, CUDA, changes), ahead=False)
+    assert all(map(math.isfinite, means))
+
+
+def detection_on(folder: Path, device: torch.device, changes: dict[str, object]) -> Training:
+    """Of YOLOv5n on 24 images, in steps of two micro-batches of 4."""
+    if not (folder / "shapes").exists():
+        (folder / "shapes").mkdir()
+        generate_shapes(folder / "shapes", num_train=24, num_val=4, image_size=64, seed=0)
+    changes = {"optim.precision": "fp32", "optim.warmup_epochs": 0.0, **changes}
+    changes |= {"optim.warmup_min_images": 0, "optim.lr": 0.001}
+    return build(make_detection_task(folder / "shapes", changes, device=device), device)
+
+
+def test_no_operation_of_a_detection_step_waits_for_the_gpu(tmp_path: Path) -> None:
+    training = detection_on(tmp_path, CUDA, {"augment.mixup": 0.5, "optim.precision": "bf16"})
+    assert all(value > 0 for value in take_steps_without_waiting(training, ahead=True))
+
+
+def test_a_gpu_trains_a_detector_as_a_cpu_does(tmp_path: Path) -> None:
+    changes = {"augment.execute": "cpu"}  # another decoder has other pixels
+    here, there = (detection_on(tmp_path, device, changes) for device in (CPU, CUDA))
+    assert_trained_alike(here, there)
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])
-def test_a_gpu_trains_as_a_cpu_does(tmp_path: Path, cuda_graph: bool) -> None:
+def test_a_gpu_trains_as_a_cpu_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda_graph: bool
+) -> None:
+    replays = []
+    replay = torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(
+        torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph))
+    )
     changes = {"optim.cuda_graph": cuda_graph}
-    here, there = (training_on(tmp_path, device, changes) for device in (torch.device("cpu"), CUDA))
-    fit(here, Recorder(), torch.device("cpu"))
+    here, there = (training_on(tmp_path, device, changes) for device in (CPU, CUDA))
+    assert_trained_alike(here, there)
+    # 40 images an epoch are five whole micro-batches, each a forward and a backward; two epochs.
+    assert len(replays) == (2 * 5 * 2 if cuda_graph else 0)
+
+
+def assert_trained_alike(here: Training, there: Training) -> None:
+    """Train both, on a CPU and on a GPU, and compare."""
+    fit(here, Recorder(), CPU)
     fit(there, Recorder(), CUDA)
     for wanted, row in zip(here.state.history, there.state.history, strict=True):
         assert row["train_loss"] == pytest.approx(wanted["train_loss"], rel=0.01)
@@ -112,6 +189,9 @@ def step_of(network: nn.Module, batches: list[Tensor]) -> dict[str, Tensor]:
 def test_a_replayed_network_gives_the_gradients_and_statistics_of_the_eager_one() -> None:
     eager, replayed = make_network(), make_network()
     replay_forwards(replayed, (BATCH, 3, SIDE_PX, SIDE_PX), Precision("fp32", CUDA))
+    images = torch.randn(BATCH, 3, SIDE_PX, SIDE_PX, device=CUDA)
+    one, other = replayed(images), replayed(images)
+    assert one.data_ptr() == other.data_ptr()  # where the graph writes it
     torch.manual_seed(1)
     # Twice one of another size between: the graph's tensors are to be what is read afterwards.
     sizes = [[BATCH], [BATCH, BATCH, BATCH], [BATCH, 5], [5, BATCH], [BATCH]]

@@ -10,7 +10,8 @@ import torch
 
 from cluster.errors import CheckpointError, ServiceError
 from tests.builders import make_config
-from tests.classifiers import make_classification_task, make_context, write_thumbnails
+from tests.classifiers import make_classification_task, write_thumbnails
+from tests.contexts import make_context
 from tests.logging_state import logging_as_it_was
 from trainjobs.checkpoint import save_weights
 from trainjobs.data.generated.shapes import generate_shapes

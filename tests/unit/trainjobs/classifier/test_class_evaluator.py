@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.builders import CPU, assert_same_tensors
-from tests.classifiers import SIDE_PX, make_classifier_config, make_context, write_thumbnails
+from tests.classifiers import SIDE_PX, make_classifier_config, write_thumbnails
+from tests.contexts import make_context
 from tests.ranks import evaluate_classes, run_on_ranks
 from trainjobs.classifier.evaluator import ClassEvaluator
 from trainjobs.classifier.inference import Normalization, batch_statistics, class_outputs

@@ -18,9 +18,9 @@ from tests.classifiers import (
     SIDE_PX,
     make_classification_task,
     make_classifier_config,
-    make_context,
     write_thumbnails,
 )
+from tests.contexts import make_context
 from tests.ranks import run_on_ranks, train_classifier
 from trainjobs.classifier.task import ClassificationTask, check_classifier_config
 from trainjobs.config import TrainConfig
@@ -34,7 +34,7 @@ from trainjobs.resolve import build_plan
 from trainjobs.task import Batch
 
 TOLERANCE = 1e-6
-"""Relative: two ranks scale gradients by 2 and halve them, which is exact, and on one thread each
+"""Relative: two ranks halve gradients and double them again, which is exact, and on one thread each
 micro-batch is computed alike; what is left is the order in which an epoch's losses are summed."""
 DROPS_OUT = "mobilenet_v3_small"
 TRIPLET = {"loss.custom": "trainjobs.classifier.triplet:TripletLoss"}

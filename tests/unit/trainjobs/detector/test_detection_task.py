@@ -5,17 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from tests.builders import make_config
+from tests.detectors import make_detection_task
 from trainjobs.config import TrainConfig
 from trainjobs.data.generated.shapes import generate_shapes
 from trainjobs.data.images import shrink_image
-from trainjobs.data.mixture import prepare_datasets
 from trainjobs.data.ordering.sampler import RankSampler
 from trainjobs.detector.task import DetectionTask
-from trainjobs.resolve import build_plan, resolve_launch
-from trainjobs.task import Batch, RankContext
+from trainjobs.resolve import build_plan
+from trainjobs.task import Batch
 
 MODES = [
     {"data.rect": True},
@@ -40,29 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_task(
     folder: Path, changes: dict[str, object], *, rank: int = 0, world_size: int = 1
 ) -> tuple[DetectionTask, TrainConfig]:
-    config = make_config(
-        {
-            "model.name": "yolov5n",
-            "data.image_size": 64,
-            "data.source": str(folder / "main"),
-            "data.also": [f"{folder / 'other'}#1.5"],
-            "batch_size_per_worker": 4,
-            "optim.images_per_step": 8,
-            "epochs": 2,
-            **changes,
-        }
-    )
-    context = RankContext(
-        rank=rank,
-        world_size=world_size,
-        ranks_on_node=world_size,
-        device=torch.device("cpu"),
-        loader_workers=0,
-        cache=folder / "cache",
-        prepare_loader=lambda loader: loader,
-    )
-    data = prepare_datasets(config.data, folder / "cache", seed=0)
-    return DetectionTask(config, data, context), resolve_launch(config, world_size=2)
+    changes = {"data.also": [f"{folder / 'other'}#1.5"], **changes}
+    task = make_detection_task(folder / "main", changes, rank=rank, world_size=world_size)
+    return task, task.config
 
 
 def batches_of(
