@@ -23,6 +23,7 @@ from trainjobs.evaluation.classification import (
     evaluate_answers,
     evaluate_embeddings,
 )
+from trainjobs.host_copy import HostCopy
 from trainjobs.task import Batch, RankContext
 
 Forward = Callable[[Tensor], Tensor]
@@ -61,11 +62,14 @@ class ClassEvaluator:
             forward: Scores of classes, or embeddings.
             embeds: Whether it gives embeddings, whose images get the class of their nearest neighbor.
         """
+        copies = []
+        for batch in self._batches():
+            labels, outputs = batch["targets"][:, 1].long(), forward(batch["images"])
+            copies.append(HostCopy([labels, outputs]))  # read later, so that no batch is waited for
         found = []
-        for images, batch in zip(self._mine, self._batches(), strict=True):
-            labels = batch["targets"][:, 1].long()
-            outputs = forward(batch["images"])
-            found.append((np.array(images), labels.cpu().numpy(), outputs.cpu().numpy()))
+        for images, copied in zip(self._mine, copies, strict=True):
+            labels, outputs = copied.read()
+            found.append((np.array(images), labels.numpy(), outputs.numpy()))
         if embeds:
             return evaluate_embeddings(found)
         return evaluate_answers([_answers(*part) for part in found])
