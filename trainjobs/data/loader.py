@@ -166,9 +166,7 @@ def build_loader(
         collate: Samples -> a batch.
     """
     cv2.setNumThreads(0)  # one image a thread scales better than threads within an image
-    if (
-        pin_memory
-    ):  # here, and so in the loading threads; DataLoader would do it in the training thread
+    if pin_memory:  # in the loading threads: DataLoader would do it in the training thread
         collate = functools.partial(_collate_pinned, collate)
     return DataLoader(BatchStream(samples, batches, workers, collate), batch_size=None)
 
